@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Iterable
 
-from lib.secret_forms import Finder
+from lib.secret_finder import Finder
 
 HIDDEN = "[redacted]"
 _SHAPES = re.compile(
     "|".join(
         (
+            r"ogt_[0-9a-f]{16}\.[A-Za-z0-9_-]{43}",  # its tokens of sandboxes
+            r"os[ek]_[A-Za-z0-9_-]{43}",  # its keys of engines
             r"oh_[A-Za-z0-9]{6,}\.[A-Za-z0-9_-]{16,}",  # this server's API keys
             r"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and vendors with the same format
             r"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
@@ -48,6 +50,23 @@ _RUNS = re.compile(
 _ASCII_ESCAPE = re.compile(r"\\u00[0-7]|\\/")
 
 
+# Tokens of this server that a sandbox has: of the model gateway, of its engine, and of clients of its conversation.
+_OWN = re.compile(
+    r"ogt_[0-9a-f]{16}\.[A-Za-z0-9_-]{43}|os[ek]_[A-Za-z0-9_-]{43}|ocs_[A-Za-z0-9_-]{40,200}\.[0-9a-f]{32,64}"
+    r"|oh_[0-9a-f]{12}\.[A-Za-z0-9_-]{43}"
+)
+
+
+def hide_own_tokens(text: str, hidden: str) -> str:
+    """Return a text, or JSON text, with ``hidden`` in place of each token of this server.
+
+    Their values are not known, since the server stores only digests, so they are recognized by their format.
+    """
+    if "ogt_" in text or "ose_" in text or "osk_" in text or "ocs_" in text or "oh_" in text:
+        return _OWN.sub(hidden, text)
+    return text
+
+
 class Redactor:
     """A redactor of texts.
 
@@ -62,8 +81,7 @@ class Redactor:
         """Return a text with ``[redacted]`` in place of secrets."""
         if self._known is not None:
             text = self._known.hide(text, HIDDEN)
-        text = _RUNS.sub(lambda found: f"{found[1] or found[2] or ''}{HIDDEN}", text)
-        return _SHAPES.sub(HIDDEN, text)
+        return _hide_formats(text)
 
     def json(self, payload: str) -> str:
         """Return a redacted JSON text. It stays valid JSON, since no pattern matches a quote or part of an escape."""
@@ -78,4 +96,10 @@ class Redactor:
                         "redacted": "This event is hidden because it could not be checked for secrets."
                     }
                 )
-        return _SHAPES.sub(HIDDEN, payload)
+        return _hide_formats(payload)
+
+
+def _hide_formats(text: str) -> str:
+    """Return a text with ``[redacted]`` in place of each string that looks like a well-known type of key."""
+    text = _RUNS.sub(lambda found: f"{found[1] or found[2] or ''}{HIDDEN}", text)
+    return _SHAPES.sub(HIDDEN, text)

@@ -1,11 +1,8 @@
-"""A search for known secret values in text, in the encodings and line breaks in which programs write them.
+"""The forms in which programs write a secret value: escapes, encodings, hexadecimal dumps and wrapped lines.
 
-The text is normalized instead of listing every form of a value: escapes of URLs, HTML, JSON and shells are decoded, and
-white space is removed, so that a value is found wherever its lines are wrapped. A finding is a place in the original
-text. All steps take time proportional to the length of the text.
-
-This is a safety net against accidents and not a boundary: a program can write a value in a way that no list contains,
-for example backwards or encrypted.
+A text is normalized instead of listing every form of a value: escapes of URLs, HTML, JSON and shells are decoded, and
+quotes, white space and the addresses of hexadecimal dumps are removed. Forms that cannot be decoded in place, such as
+base64, are computed from the value.
 """
 
 import base64
@@ -13,7 +10,8 @@ import bisect
 import html
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 MIN_LENGTH = 6
@@ -22,27 +20,37 @@ WRAPPED_MIN_LENGTH = 12
 """The least length of a plain value that is also found with white space inside."""
 LINE_MIN_LENGTH = 12
 """The least length of a line of a value that is hidden without the other lines."""
-SEED, STRIDE, FRAGMENT = 16, 32, 32
-"""Parts of a long form are found by seeds of 16 characters at every 32nd place, and hidden from 32 characters on."""
-MANY_STARTS = 100
-"""With more different beginnings of forms, all places of a text are compared, in one loop."""
+BASE32_MAX_LENGTH = 4_096
+"""Longer values are not searched for in base32."""
+RARE_MAX_LENGTH = 1_024
+"""Longer values are not searched for twice in base64, in octal and decimal numbers, and in words of dumps."""
+FRAGMENT = 32
+"""Parts of a longer form are hidden from this number of characters on."""
 ROUNDS = 3
 """How many layers of escapes are decoded."""
-_ESCAPE = re.compile(
+ESCAPE = re.compile(
     r"%[0-9a-fA-F]{2}"
     r"|&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});"
     r"|\\{1,64}(?:u[dD][89abAB][0-9a-fA-F]{2}\\{1,64}u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}"
     r"|[0-3][0-7]{2}|[nrtbfv\"'/\\])"
 )
-_LINE = re.compile(r"\S(?:[^\r\n]*\S)?")
+# The end of a line of `xxd`, `hexdump -C` or `od`, and the address at the beginning of the next line.
+DUMP = re.compile(
+    r"  [^\n]{1,16}\r?\n[0-9a-f]{8,16}: "
+    r"|  [|>][^\n]{1,16}[|<]\r?\n[0-9a-f]{6,16} "
+    r"|\r?\n[0-9a-f]{6,16}(?=[ \t])"
+)
+# The text column beside the last line of a dump, which follows the hexadecimal digits.
+DUMP_TEXT = re.compile(r"[0-9a-fA-F ]*  (?:[|>][^\n]{1,16}[|<]|[^\n]{1,16})(?=\r?\n|\Z)")
+_QUOTES = re.compile(r"['\"\\]+")
 _SPACE = re.compile(r"[\x00-\x20\x7f]+")
-_BETWEEN_HEX = re.compile(r"[:,;-]|0x")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_BETWEEN_DIGITS = re.compile(r"[:,;-]|0x")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v"}
 Span = tuple[int, int]
 
 
-class _View:
+class View:
     """A normalized text, which can tell where in the text before a place was.
 
     Without ``new``, matches of the pattern are removed. Without a pattern, characters are only replaced one by one.
@@ -50,7 +58,7 @@ class _View:
 
     def __init__(
         self,
-        before: "_View | None",
+        before: "View | None",
         source: str,
         pattern: re.Pattern[str] | None = None,
         new: Callable[[str], str] | None = None,
@@ -94,26 +102,48 @@ class _View:
         return runs
 
 
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+def decode_all(text: str) -> View:
+    """Return a text as UTF-8 bytes, one character for each byte, with its escapes decoded in three rounds."""
+    view = View(None, text, None if text.isascii() else _NOT_ASCII, as_bytes)
+    for _ in range(ROUNDS):
+        decoded = View(view, view.text, ESCAPE, decode_escape)
+        if decoded.text == view.text:
+            break
+        view = decoded
+    return view
 
 
-def _as_bytes(character: str) -> str:
+def normalize(decoded: View) -> Iterator[tuple[str, View]]:
+    """Yield the normalized views of a decoded text, each with the name of the ``Forms`` to search for in it."""
+    yield "decoded", decoded
+    bare = View(decoded, decoded.text, _QUOTES)
+    yield "bare", bare
+    squeezed = View(bare, bare.text, _SPACE)
+    yield "squeezed", squeezed
+    # Only characters up to U+00FF are left, so lower case has the same length.
+    lower = View(squeezed, squeezed.text, text=squeezed.text.lower())
+    yield "lower", lower
+    yield "digits", View(lower, lower.text, _BETWEEN_DIGITS)
+
+
+def as_bytes(text: str) -> str:
     """Return the UTF-8 bytes of a text as characters, one for each byte."""
-    return character.encode("utf-8", "surrogatepass").decode("latin-1")
+    return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 @lru_cache(4_096)
-def _decode(escape: str) -> str:
+def decode_escape(escape: str) -> str:
+    """Return the characters for which a match of ``ESCAPE`` stands, as one character for each byte."""
     if escape[0] == "%":
         return chr(int(escape[1:], 16))
     if escape[0] == "&":
-        return _as_bytes(html.unescape(escape))
+        return as_bytes(html.unescape(escape))
     code = escape.lstrip("\\")
     match code[:1]:
         case "u":
             units = [int(unit, 16) for unit in re.findall(r"u([0-9a-fA-F]{4})", code)]
             raw = b"".join(unit.to_bytes(2, "big") for unit in units)
-            return _as_bytes(raw.decode("utf-16-be", "surrogatepass"))
+            return as_bytes(raw.decode("utf-16-be", "surrogatepass"))
         case "x":
             return chr(int(code[1:], 16))
         case "0" | "1" | "2" | "3":
@@ -123,167 +153,64 @@ def _decode(escape: str) -> str:
     return _CONTROLS.get(code, code)
 
 
-def _decode_all(text: str) -> _View:
-    view = _View(None, text, None if text.isascii() else _NOT_ASCII, _as_bytes)
-    for _ in range(ROUNDS):
-        decoded = _View(view, view.text, _ESCAPE, _decode)
-        if decoded.text == view.text:
-            break
-        view = decoded
-    return view
+@dataclass
+class Forms:
+    """The forms of some values, by the view in which they are searched for. ``plain`` is for the text as it is."""
+
+    plain: set[str] = field(default_factory=set)
+    as_json: set[str] = field(default_factory=set)
+    decoded: set[str] = field(default_factory=set)
+    bare: set[str] = field(default_factory=set)
+    squeezed: set[str] = field(default_factory=set)
+    lower: set[str] = field(default_factory=set)
+    digits: set[str] = field(default_factory=set)
+
+    def add(self, value: str) -> None:
+        """Add the forms of a value of at least ``MIN_LENGTH`` characters."""
+        lines = [line.strip() for line in value.splitlines()]
+        kept = [line for line in lines if len(line) >= LINE_MIN_LENGTH]
+        plain = {value, *(kept if len(lines) > 1 else ())}
+        self.plain |= plain
+        self.as_json |= {form for text in plain for form in _escape_twice(text)}
+        for text in (value, value.replace(" ", "+")):
+            for form in (as_bytes(text), decode_all(text).text):
+                self._add_decoded(form)
+        raw = as_bytes(value).encode("latin-1")
+        base64_forms = _base64_forms(raw)
+        self.squeezed |= base64_forms
+        self.digits.add(raw.hex())
+        if len(raw) <= BASE32_MAX_LENGTH:
+            self.lower |= _base32_forms(raw)
+        if len(raw) <= RARE_MAX_LENGTH:
+            for form in base64_forms:
+                self.squeezed |= _base64_forms(form.encode())
+            self.digits |= _number_forms(raw)
+
+    def _add_decoded(self, form: str) -> None:
+        if len(form) >= MIN_LENGTH:
+            self.decoded.add(form)
+        bare = _QUOTES.sub("", form)
+        if len(bare) >= MIN_LENGTH:
+            self.bare.add(bare)
+        without_space = _SPACE.sub("", bare)
+        if len(without_space) >= WRAPPED_MIN_LENGTH:
+            self.squeezed.add(without_space)
+
+    def normalized(self) -> set[str]:
+        """Return the forms in normalized texts, with one character for each byte."""
+        return self.decoded.union(self.bare, self.squeezed, self.lower, self.digits)
+
+    def all(self) -> set[str]:
+        """Return all forms."""
+        return self.plain | self.as_json | self.normalized()
 
 
-class _Index:
-    """The forms to search for in one view, by the first ``MIN_LENGTH`` characters of a form or of its seeds."""
-
-    def __init__(self, forms: Iterable[str], *, with_fragments: bool = True) -> None:
-        self._by_start: dict[str, list[tuple[str, int]]] = {}
-        for form in sorted(forms):
-            is_long = with_fragments and len(form) > FRAGMENT
-            for offset in range(0, len(form) - SEED + 1, STRIDE) if is_long else (0,):
-                start = form[offset : offset + MIN_LENGTH]
-                self._by_start.setdefault(start, []).append((form, offset))
-
-    def find(self, text: str) -> list[Span]:
-        """Return the places of forms, and of long parts of long forms, in a text."""
-        spans = []
-        # The end of the newest place of each form: a long form has many seeds, and one of them finds the whole.
-        ends: dict[str, int] = {}
-        for place in self._candidates(text):
-            for form, offset in self._by_start[text[place : place + MIN_LENGTH]]:
-                if place < ends.get(form, 0):
-                    continue
-                span = _extend(form, offset, text, place, ends.get(form, 0))
-                if span[1] - span[0] >= min(FRAGMENT, len(form)):
-                    spans.append(span)
-                    ends[form] = span[1]
-        return spans
-
-    def _candidates(self, text: str) -> list[int]:
-        """Return the places at which a form or a seed may begin, in order."""
-        starts = self._by_start
-        # Searches for single texts are fast, but a hundred of them cost more than one loop over all places.
-        if len(starts) > MANY_STARTS:
-            last = len(text) - MIN_LENGTH + 1
-            return [i for i in range(last) if text[i : i + MIN_LENGTH] in starts]
-        places = []
-        for start in starts:
-            place = text.find(start)
-            while place >= 0:
-                places.append(place)
-                place = text.find(start, place + 1)
-        places.sort()
-        return places
-
-
-def _extend(form: str, offset: int, text: str, place: int, limit: int) -> Span:
-    """Return the place of the longest part of a form around its character ``offset``, which is at ``place``."""
-    if offset == 0 and text.startswith(form, place):
-        return place, place + len(form)
-    first, last, begin, end = offset, offset, place, place
-    while first > 0 and begin > limit and form[first - 1] == text[begin - 1]:
-        first, begin = first - 1, begin - 1
-    while last < len(form) and end < len(text) and form[last] == text[end]:
-        last, end = last + 1, end + 1
-    return begin, end
-
-
-class Finder:
-    """A search for some secret values. ``longest`` is the length of the longest form that is found as a whole."""
-
-    def __init__(self, values: Iterable[str]) -> None:
-        plain: set[str] = set()
-        decoded: set[str] = set()
-        squeezed: set[str] = set()
-        lower: set[str] = set()
-        digits: set[str] = set()
-        for value in values:
-            if len(value) < MIN_LENGTH:
-                continue
-            lines = [line.strip() for line in value.splitlines()]
-            kept = [line for line in lines if len(line) >= LINE_MIN_LENGTH]
-            plain |= {value, *(kept if len(lines) > 1 else ())}
-            for text in (value, value.replace(" ", "+")):
-                for form in (_as_bytes(text), _decode_all(text).text):
-                    decoded.add(form)
-                    without_space = _SPACE.sub("", form)
-                    if len(without_space) >= WRAPPED_MIN_LENGTH:
-                        squeezed.add(without_space)
-            raw = _as_bytes(value).encode("latin-1")
-            squeezed |= _base64_forms(raw)
-            lower |= _base32_forms(raw)
-            digits.add(raw.hex())
-        self._values = plain
-        self.is_empty = not plain
-        self.longest = max(map(len, plain | decoded | squeezed | lower | digits), default=0)
-        as_json = {form for value in plain for form in _escape_twice(value)}
-        self._plain = _Index(plain, with_fragments=False)
-        self._as_json = _Index(as_json | plain, with_fragments=False)
-        self._decoded = _Index(form for form in decoded if len(form) >= MIN_LENGTH)
-        self._squeezed = _Index(squeezed)
-        self._lower = _Index(lower)
-        self._digits = _Index(digits)
-
-    def find(self, text: str) -> list[Span]:
-        """Return the places in a text that contain a value, sorted and without overlaps."""
-        spans = self._plain.find(text)
-        decoded = _decode_all(text)
-        squeezed = _View(decoded, decoded.text, _SPACE)
-        # Only characters up to U+00FF are left, so lower case has the same length.
-        lower = _View(squeezed, squeezed.text, text=squeezed.text.lower())
-        digits = _View(lower, lower.text, _BETWEEN_HEX)
-        for view, index in (
-            (decoded, self._decoded),
-            (squeezed, self._squeezed),
-            (lower, self._lower),
-            (digits, self._digits),
-        ):
-            spans += [view.locate(*span) for span in index.find(view.text)]
-        return _merge(spans)
-
-    def hide(self, text: str, hidden: str) -> str:
-        """Return a text with ``hidden`` in place of each value."""
-        parts, done = [], 0
-        for start, end in self.find(text):
-            found = text[start:end]
-            # Keep the line breaks of a value that was written in another form than its own.
-            is_own_form = found in self._values
-            parts += [
-                text[done:start],
-                hidden if is_own_form else _LINE.sub(lambda _: hidden, found),
-            ]
-            done = end
-        return "".join([*parts, text[done:]]) if parts else text
-
-    def hide_in_json(self, payload: str, hidden: str) -> str:
-        """Return JSON text with ``hidden`` in place of each value in one of its strings.
-
-        All other text stays byte for byte the same, and valid JSON stays valid.
-        """
-        # Most payloads contain no secret, and one search in the whole text is cheaper than one in each string.
-        if not self._as_json.find(payload) and not self.find(payload):
-            return payload
-
-        def clean(match: re.Match[str]) -> str:
-            text = json.loads(match[0], strict=False)
-            redacted = self.hide(text, hidden)
-            if redacted == text:
-                return match[0]
-            # A lone surrogate can be stored only as an escape.
-            has_surrogate = any("\ud800" <= character <= "\udfff" for character in redacted)
-            return json.dumps(redacted, ensure_ascii=has_surrogate)
-
-        return _STRING.sub(clean, payload)
-
-
-def _merge(spans: list[Span]) -> list[Span]:
-    merged: list[Span] = []
-    for start, end in sorted(spans):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
+def build_forms(values: Iterable[str]) -> Forms:
+    """Return the forms of some values of at least ``MIN_LENGTH`` characters."""
+    forms = Forms()
+    for value in values:
+        forms.add(value)
+    return forms
 
 
 def _escape_twice(text: str) -> set[str]:
@@ -315,3 +242,19 @@ def _base32_forms(raw: bytes) -> set[str]:
         if len(inner) >= MIN_LENGTH + 2:
             forms.add(inner)
     return forms
+
+
+def _number_forms(raw: bytes) -> set[str]:
+    """Return a value as `od -b`, `od -t u1`, `od -t x2` and `od` print it, without the space between the numbers.
+
+    The last two print words of two bytes, the low byte first, which begin at an even place of the file.
+    """
+    forms = {"".join(f"{byte:03o}" for byte in raw), "".join(map(str, raw))}
+    for start in range(2):
+        pairs = zip(raw[start::2], raw[start + 1 :: 2], strict=False)
+        words = [low + 256 * high for low, high in pairs]
+        forms |= {
+            "".join(f"{word:04x}" for word in words),
+            "".join(f"{word:06o}" for word in words),
+        }
+    return {form for form in forms if len(form) >= 2 * MIN_LENGTH - 4}

@@ -47,10 +47,20 @@ class StoredSettings(models.Model):
     @property
     def secrets(self) -> dict[str, Any]:
         """The plain values of the secret settings, by name. If they cannot be decrypted, they count as not set."""
-        plain = self._open_secrets()
-        if plain is None:
+        try:
+            return self.read_secrets()
+        except crypto.Undecryptable as error:
+            log.error("Stored settings are skipped: %s. Enter their secrets again.", error)  # noqa: TRY400
             return {}
-        values: dict[str, Any] = orjson.loads(plain)
+
+    def read_secrets(self) -> dict[str, Any]:
+        """Return the plain values of the secret settings, by name. Raise ``Undecryptable`` if that fails."""
+        if self.sealed_secrets is None:
+            return {}
+        binding = _binding(self, "sealed_secrets")
+        values: dict[str, Any] = orjson.loads(
+            crypto.open_sealed(self.sealed_secrets, bound_to=binding)
+        )
         return values
 
     @secrets.setter
@@ -63,18 +73,11 @@ class StoredSettings(models.Model):
     @property
     def is_readable(self) -> bool:
         """Whether the secret settings can be decrypted, or there are none."""
-        return self.sealed_secrets is None or self._open_secrets() is not None
-
-    def _open_secrets(self) -> str | None:
-        if self.sealed_secrets is None:
-            return None
         try:
-            return crypto.open_sealed(
-                self.sealed_secrets, bound_to=_binding(self, "sealed_secrets")
-            )
-        except crypto.Undecryptable as error:
-            log.error("Stored settings are skipped: %s. Enter their secrets again.", error)  # noqa: TRY400
-            return None
+            self.read_secrets()
+        except crypto.Undecryptable:
+            return False
+        return True
 
 
 class UserSettings(StoredSettings):

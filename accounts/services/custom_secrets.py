@@ -6,10 +6,19 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 
-from accounts.models import CustomSecret, CustomSecretUse, Organization, ProviderToken, User
+from accounts.models import (
+    CustomSecret,
+    CustomSecretUse,
+    Organization,
+    OrganizationSettings,
+    ProviderToken,
+    User,
+    UserSettings,
+)
 from accounts.services import audit
+from accounts.settings import mcp_servers
 from lib import crypto
 from lib.masks import is_mask
 from lib.problems import Problem
@@ -182,8 +191,8 @@ def use_secret(
 def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
     """Return the sorted plain values that must be redacted in the output of a user's sandbox.
 
-    The values are the user's secrets and provider tokens, and the secrets that the organization shares. Runs two
-    database queries.
+    The values are the user's secrets and provider tokens, the secrets that the organization shares, and the search keys
+    and the secrets of MCP servers in the settings of both. Runs four database queries.
     """
     # The primary key is needed too, because each sealed value is bound to its row.
     secrets = CustomSecret.objects.filter(
@@ -193,6 +202,11 @@ def values_to_hide(*, user_id: UUID, organization_id: UUID) -> list[str]:
     values = {_read_or_skip(row, "value") for row in secrets} | {
         _read_or_skip(row, "token") for row in tokens.only("pk", "sealed_token")
     }
+    place = {"organization_id": organization_id}
+    own = UserSettings.objects.filter(user_id=user_id, **place).only("pk", "sealed_secrets")
+    shared = OrganizationSettings.objects.filter(**place).only("pk", "sealed_secrets")
+    for row in (*own, *shared):
+        values |= _secrets_of_settings(row)
     return sorted(value for value in values if len(value) >= REDACTED_LENGTH_MIN)
 
 
@@ -200,18 +214,31 @@ _reported: set[tuple[str, Any]] = set()
 
 
 def _read_or_skip(row: CustomSecret | ProviderToken, name: str) -> str:
-    """Return a row's plain value, or "" if it cannot be decrypted: its plain text is then in no sandbox either.
-
-    The first failure of each row is logged.
-    """
+    """Return a row's plain value, or "" if it cannot be decrypted: its plain text is then in no sandbox either."""
     try:
         return str(getattr(row, name))
     except crypto.Undecryptable as error:
-        key = (row._meta.db_table, row.pk)  # noqa: SLF001 - Django documents _meta
-        if key not in _reported:
-            _reported.add(key)
-            log.error("A stored secret is skipped: %s. Enter its value again.", error)  # noqa: TRY400
+        _report_once(row, error)
         return ""
+
+
+def _secrets_of_settings(row: UserSettings | OrganizationSettings) -> set[str]:
+    """Return the secret texts in a row's settings, or none if they cannot be decrypted."""
+    try:
+        secrets = row.read_secrets()
+    except crypto.Undecryptable as error:
+        _report_once(row, error)
+        return set()
+    servers = mcp_servers.secret_values(secrets.get("mcp_config") or {})
+    return servers | {text for text in secrets.values() if isinstance(text, str)}
+
+
+def _report_once(row: Model, error: crypto.Undecryptable) -> None:
+    """Log the first failure of each row."""
+    key = (row._meta.db_table, row.pk)  # noqa: SLF001 - Django documents _meta
+    if key not in _reported:
+        _reported.add(key)
+        log.error("A stored secret is skipped: %s. Enter its value again.", error)
 
 
 def _read_value(secret: CustomSecret) -> str:

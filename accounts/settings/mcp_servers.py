@@ -5,15 +5,18 @@ two lists is a URL or an object ``{"url", "api_key"?, "timeout"?}``. An item of 
 "command", "args"?, "env"?}``. The API keys and the values in ``env`` are secret.
 """
 
+import itertools
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lib.masks import MASK, is_mask
 
 KINDS = ("sse_servers", "stdio_servers", "shttp_servers")
 SERVERS_MAX = 50
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SECRET_NAME = re.compile(r"key|token|secret|passw|auth|cred|session|signature", re.IGNORECASE)
+_ORDINARY = re.compile(r"[A-Za-z]+(?:[-_ ./:][A-Za-z]+)*|[\d.,:]+|[~.]?/[\w./ -]*|https?://[^@?]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _KEY: dict[str, Any] = {"type": "string", "maxLength": 2_000, "nullable": True}
 _REMOTE: dict[str, Any] = {
@@ -133,6 +136,46 @@ def _identity(server: Any) -> tuple[str, ...]:
         return ("url", str(server["url"]))
     program = (str(server.get("command")), str(server.get("args") or []))
     return ("stdio", str(server.get("name")), *program)
+
+
+def secret_values(config: dict[str, list[Any]]) -> set[str]:
+    """Return the texts that must not appear in logs: keys, values of ``env``, and secrets in arguments and URLs.
+
+    Ordinary values of ``env``, such as ``debug`` or ``8080``, are left out, because they occur in other text: words,
+    numbers and paths, unless the name of the variable says that it is a secret.
+    """
+    found: set[str] = set()
+    for server in (server for servers in config.values() for server in servers):
+        fields = {"url": server} if isinstance(server, str) else server
+        found.add(fields.get("api_key") or "")
+        found |= {
+            value
+            for name, value in (fields.get("env") or {}).items()
+            if _SECRET_NAME.search(name) or not _ORDINARY.fullmatch(value)
+        }
+        arguments = fields.get("args") or []
+        for text in (fields.get("url") or "", *arguments):
+            found |= _secrets_in_url(text)
+        for option, value in itertools.pairwise(arguments):
+            if option.startswith("-") and "=" not in option and _SECRET_NAME.search(option):
+                found.add(value)
+        for option, is_set, value in (argument.partition("=") for argument in arguments):
+            if is_set and _SECRET_NAME.search(option):
+                found.add(value)
+    return found - {""}
+
+
+def _secrets_in_url(text: str) -> set[str]:
+    """Return the password and the values of secret query parameters of a URL."""
+    try:
+        url = urlsplit(text)
+        query = parse_qsl(url.query)
+    except ValueError:
+        return set()
+    if not url.netloc:
+        return set()
+    password = unquote(url.password or "")
+    return {password, *(value for name, value in query if _SECRET_NAME.search(name))}
 
 
 def _mask_server(server: Any) -> Any:

@@ -26,6 +26,7 @@ from billing.services.model_access import (
     get_model_access,
     get_model_name,
     get_token_access,
+    keys_to_hide,
     save_model_access,
 )
 from billing.services.usage import CallTotals, get_usage, record_call, totals_of_calls
@@ -53,6 +54,7 @@ __all__ = [
     "get_token_access",
     "get_usage",
     "issue_gateway_token",
+    "keys_to_hide",
     "record_call",
     "revoke_gateway_tokens",
     "save_model_access",

@@ -1,17 +1,20 @@
 """Set, read and clear the model server that a user's conversations use."""
 
+import contextlib
 import re
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
 from accounts.models import Organization, User
 from accounts.services import audit
 from billing.models import GatewayToken, ModelAccess
 from billing.prices import MAX_PRICE_MICROS
 from lib import url_guard
+from lib.crypto import Undecryptable
 from lib.masks import is_mask
 from lib.problems import Problem
 
@@ -69,6 +72,20 @@ def get_token_access(token: GatewayToken) -> ModelAccess | None:
     """Return the model access that a gateway token uses; None means the demo model. Raise ``NoOrganizationModel``."""
     place = {"organization_id": token.organization_id, "user_id": token.user_id}
     return get_lent_access(**place) if token.is_lent_by_organization else get_model_access(**place)
+
+
+def keys_to_hide(*, organization_id: UUID, user_id: UUID) -> set[str]:
+    """Return the keys of the model servers of a user and of the organization, without those that cannot be decrypted.
+
+    A sandbox never gets them, but a model server may quote its key in an error. Runs one database query.
+    """
+    rows = ModelAccess.objects.filter(Q(user_id=user_id) | Q(user=None))
+    keys = set()
+    for access in rows.filter(organization_id=organization_id).only("pk", "sealed_api_key"):
+        # The use of the key says that it cannot be decrypted.
+        with contextlib.suppress(Undecryptable):
+            keys.add(access.api_key())
+    return keys - {""}
 
 
 def get_model_name(*, organization_id: UUID, user_id: UUID) -> str:

@@ -11,10 +11,10 @@ from uuid import UUID
 import orjson
 from django.db import connection
 
-from accounts.services import custom_secrets
 from conversations.log import replay
 from conversations.log.story import StoryEntry, build_entry
 from conversations.models import Conversation, Event
+from conversations.services import redaction
 from lib.plain import markdown_inline
 from lib.redaction import Redactor
 
@@ -36,7 +36,7 @@ def build_redactor(conversation: Conversation) -> Redactor:
     well-known type of key, such as a GitHub token.
     """
     return Redactor(
-        custom_secrets.values_to_hide(
+        redaction.values_to_hide(
             user_id=conversation.created_by_id, organization_id=conversation.organization_id
         )
     )

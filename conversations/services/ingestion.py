@@ -166,7 +166,10 @@ def build_event(
     ``redact`` removes secrets from the payload.
     """
     event = frame.event
-    payload = hide_host_paths(redact(event.payload) if redact else event.payload)
+    payload = redaction.hide_own_tokens(
+        redact(event.payload) if redact else event.payload, redaction.HIDDEN
+    )
+    payload = hide_host_paths(payload)
     return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
 
 
@@ -376,9 +379,13 @@ def handle_unreachable_engine(*, conversation_id: UUID, generation: int) -> bool
     collect_last_decisions(conversation_id=conversation_id)
     with transaction.atomic():
         conversation = _lock_under_lease(conversation_id, generation)
-        return _handle_stopped_engine(
-            conversation, run=sandbox.run, detail=hide_host_folder(observed.detail)
+        # The detail is the end of the engine's output.
+        detail = redaction.hide_in_text(
+            hide_host_folder(observed.detail),
+            user_ids=[conversation.created_by_id],
+            organization_id=conversation.organization_id,
         )
+        return _handle_stopped_engine(conversation, run=sandbox.run, detail=detail)
 
 
 def _handle_stopped_engine(conversation: Conversation, *, run: int, detail: str) -> bool:

@@ -6,8 +6,11 @@ from functools import lru_cache
 from uuid import UUID
 
 from accounts.services import custom_secrets
+from billing import services as billing
 from conversations.services import equipment
-from lib.secret_forms import Finder
+from lib.redaction import hide_own_tokens
+from lib.secret_finder import Finder
+from lib.secret_forms import MIN_LENGTH
 
 HIDDEN = "<secret_hidden>"
 NO_SECRETS_SECONDS = 2.0
@@ -39,26 +42,37 @@ def find_secrets(conversation_id: UUID) -> Finder | None:
     _owners[conversation_id] = owner
     if time.monotonic() < _no_secrets_until.get(owner, 0.0):
         return None
-    values = custom_secrets.values_to_hide(user_id=owner[0], organization_id=owner[1])
+    values = values_to_hide(user_id=owner[0], organization_id=owner[1])
     if not values:
         if len(_no_secrets_until) >= CACHE_MAX:
             _no_secrets_until.clear()
         _no_secrets_until[owner] = time.monotonic() + NO_SECRETS_SECONDS
         return None
-    return build_finder(tuple(values))
+    return build_finder(tuple(sorted(values)))
+
+
+def values_to_hide(*, user_id: UUID, organization_id: UUID) -> set[str]:
+    """Return the values that must not appear in the log of a user's conversation. Runs five database queries.
+
+    The values are the secrets, the tokens of Git hosts, the keys in the settings and those of the model servers, of the
+    user and of the organization.
+    """
+    place = {"user_id": user_id, "organization_id": organization_id}
+    values = {*custom_secrets.values_to_hide(**place), *billing.keys_to_hide(**place)}
+    return {value for value in values if len(value) >= MIN_LENGTH}
 
 
 def hide_in_text(text: str, *, user_ids: Iterable[UUID], organization_id: UUID) -> str:
     """Return a user's text with ``<secret_hidden>`` in place of the secrets of some users and of the organization.
 
-    Runs two database queries for each user.
+    Tokens of this server are hidden too. Runs five database queries for each user.
     """
     values: set[str] = set()
     for user_id in user_ids:
-        values.update(
-            custom_secrets.values_to_hide(user_id=user_id, organization_id=organization_id)
-        )
-    return build_finder(tuple(sorted(values))).hide(text, HIDDEN) if values else text
+        values |= values_to_hide(user_id=user_id, organization_id=organization_id)
+    if values:
+        text = build_finder(tuple(sorted(values))).hide(text, HIDDEN)
+    return hide_own_tokens(text, HIDDEN)
 
 
 def clear_cache() -> None:

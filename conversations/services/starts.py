@@ -30,7 +30,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
-from conversations.services import egress
+from conversations.services import egress, redaction
 from conversations.services.details import update_confirmation
 from conversations.services.engines import open_engine
 from conversations.services.equipment import (
@@ -393,7 +393,7 @@ def _finish(task: StartTask, started: Conversation, sandbox: Sandbox) -> None:
 
 def _record_failure(task: StartTask, conversation: Conversation, failure: Exception) -> None:
     """Queue another attempt, or mark the start as failed after ``MAX_ATTEMPTS`` or a permanent failure."""
-    error = hide_host_folder(str(getattr(failure, "detail", "") or failure))
+    error = _describe(failure, conversation)
     is_permanent = getattr(failure, "is_permanent", False)
     log.warning("The start of conversation %s failed: %s", conversation.pk, error)
     with transaction.atomic():
@@ -417,6 +417,15 @@ def _record_failure(task: StartTask, conversation: Conversation, failure: Except
         change_fields(conversation, status=Conversation.Status.FAILED, status_detail=error)
 
 
+def _describe(error: Exception, conversation: Conversation) -> str:
+    """Return the text of an error without secrets: it may quote the output of the engine or of a setup script."""
+    return redaction.hide_in_text(
+        hide_host_folder(str(getattr(error, "detail", "") or error)),
+        user_ids=[conversation.created_by_id],
+        organization_id=conversation.organization_id,
+    )
+
+
 @contextlib.contextmanager
 def _phase(task: StartTask, phase: str) -> Iterator[None]:
     """Record the phase that the block carries out: its start and end times and, if the block fails, the error."""
@@ -427,7 +436,7 @@ def _phase(task: StartTask, phase: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        entry["detail"] = hide_host_folder(str(getattr(error, "detail", "") or error))[:500]
+        entry["detail"] = _describe(error, task.conversation)[:500]
         raise
     finally:
         entry["finished_at"] = timezone.now().isoformat()

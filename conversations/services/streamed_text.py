@@ -5,7 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from conversations.services import redaction
-from lib.secret_forms import FRAGMENT, Finder
+from lib.redaction import hide_own_tokens
+from lib.secret_finder import Finder
+from lib.secret_forms import FRAGMENT
 
 HELD_MAX = 512
 """The most characters that are held back. Of longer secrets, parts of at least ``FRAGMENT`` characters are hidden."""
@@ -36,7 +38,7 @@ class StreamedText:
             self._read_at = time.monotonic()
         finder = self._finder
         if finder is None:
-            return deltas
+            return [_without_own_tokens(delta) for delta in deltas]
         results = []
         for delta in deltas:
             key = (delta["item_id"], delta["kind"])
@@ -48,8 +50,17 @@ class StreamedText:
             while len(self._held) > ITEMS_MAX:
                 del self._held[next(iter(self._held))]
             if text:
-                results.append(delta | {"content": text})
+                results.append(_without_own_tokens(delta | {"content": text}))
         return results
+
+
+def _without_own_tokens(delta: dict[str, Any]) -> dict[str, Any]:
+    """Return a delta without tokens of this server. A token in two deltas is hidden only in the event that follows."""
+    content = delta.get("content")
+    if not isinstance(content, str):
+        return delta
+    hidden = hide_own_tokens(content, redaction.HIDDEN)
+    return delta if hidden == content else delta | {"content": hidden}
 
 
 def _split(finder: Finder, text: str) -> tuple[str, str]:

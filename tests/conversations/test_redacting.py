@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -9,9 +10,11 @@ from django.test import Client
 
 from accounts.models import CustomSecret, CustomSecretUse, ProviderToken, UserSettings
 from accounts.services import custom_secrets, provider_tokens, user_settings
+from billing import services as billing
 from conversations import services
 from conversations.models import SearchText
-from conversations.services import redaction
+from conversations.services import redaction, starts
+from conversations.services.keys import conversation_key
 from conversations.services.streamed_text import StreamedText
 from lib import crypto
 from tests.conversations.conftest import ingest, make_frame, make_status_frame
@@ -307,3 +310,118 @@ class TestUnreadableSecrets:
             )
         assert (refusal.value.status, refusal.value.code) == (409, "unreadable-secret")
         assert "sealed_token" not in refusal.value.detail
+
+
+class TestOtherValues:
+    """All keys that a sandbox has, or that an error of a model server may quote, are hidden, not only custom secrets."""
+
+    MCP: ClassVar = {
+        "sse_servers": [{"url": "https://mcp.example/sse?token=Sec-query-0123", "api_key": "Sec-sse-0123"}],
+        "shttp_servers": ["https://mcp.example/mcp"],
+        "stdio_servers": [
+            {
+                "name": "files",
+                "command": "serve",
+                "args": ["--api-key", "Sec-option-01", "--password=Sec-option-02", "postgres://me:Sec-password-0@db.example/x"],
+                "env": {"API_TOKEN": "Sec-env-0123", "MODE": "production", "X": "Sec-env-4567"},
+            }
+        ],
+    }  # fmt: skip
+    VALUES = (
+        *("Sec-query-0123", "Sec-sse-0123", "Sec-password-0", "Sec-option-01", "Sec-option-02"),
+        *("Sec-env-0123", "Sec-env-4567", "Sec-search-01", "ghp_Sec1", "Sec-model-key-01"),
+    )
+
+    @pytest.fixture
+    def keys(self, alice, running):
+        place = {"user": alice, "organization": alice.personal_organization}
+        user_settings.change_settings(
+            **place, values={"search_api_key": "Sec-search-01", "mcp_config": self.MCP}
+        )
+        provider_tokens.set_provider_token(**place, provider="github", token="ghp_Sec1")
+        billing.save_model_access(
+            **place, base_url="https://models.example/v1", model="m", api_key="Sec-model-key-01"
+        )
+        redaction.clear_cache()
+
+    @pytest.mark.parametrize("value", VALUES)
+    def test_value_is_hidden_in_events_titles_exports_and_errors(self, keys, running, alice, api, value):  # fmt: skip
+        coded = base64.b64encode(f"user:{value}".encode()).decode()
+        text = f"remote https://x-access-token:{value}@github.com/a, Basic {coded}"
+
+        ingest(running, make_frame(0, text=text))
+        services.post_message(conversation_id=running.pk, text=f"use {value}", message_id="m")
+        services.rename(conversation_id=running.pk, title=f"use {value}")
+
+        running.refresh_from_db()
+        stored = [running.title, *running.events.values_list("payload", flat=True)]
+        assert running.title == f"use {HIDDEN}"
+        assert value not in " ".join(stored)
+        assert coded[6:-4] not in " ".join(stored)
+        # An export of a log from the time before the key was known.
+        running.events.update(payload=json.dumps({"text": text}))
+        response = api.get(f"/api/v1/conversations/{running.pk}/trajectory?format=json")
+        exported = b"".join(response.streaming_content).decode()
+        assert value not in exported
+        assert coded[6:-4] not in exported
+        failure = starts.StartFailed(f"The setup script failed: {text}")
+        assert value not in starts._describe(failure, running)
+
+    def test_ordinary_values_of_variables_are_not_hidden(self, keys, running):
+        ingest(running, make_frame(0, text="in production with postgres"))
+
+        assert "in production with postgres" in running.events.get(engine_seq=0).payload
+
+    def test_secrets_of_the_organizations_settings_are_hidden(self, alice, running):
+        user_settings.change_organization_settings(
+            organization=alice.personal_organization, values={"search_api_key": "Sec-shared-01"}
+        )
+        redaction.clear_cache()
+
+        ingest(running, make_frame(0, text="key Sec-shared-01"))
+
+        assert "Sec-shared-01" not in running.events.get(engine_seq=0).payload
+
+    @pytest.mark.parametrize("together", [False, True])
+    def test_tokens_of_this_server_are_hidden_without_any_secret(self, alice, running, together):
+        started = services.create_conversation(user=alice, message="Hi")
+        redaction.clear_cache()
+        tokens = {
+            "gateway": billing.issue_gateway_token(
+                organization_id=running.organization_id,
+                user_id=alice.pk,
+                conversation_id=running.pk,
+            ),
+            "session": started.sandbox.session_key(),
+            "secret": started.sandbox.secret_key(),
+            "conversation": conversation_key(conversation=running, user=alice),
+        }
+        frames = [make_frame(seq, text=f"is {token}.") for seq, token in enumerate(tokens.values())]
+
+        ingest(running, *frames, *([make_status_frame(len(tokens), "running")] if together else []))
+        services.rename(conversation_id=running.pk, title=f"x {tokens['gateway']}")
+
+        for seq in range(len(tokens)):
+            payload = json.loads(running.events.get(engine_seq=seq).payload)
+            assert payload["text"] == f"is {HIDDEN}."
+        running.refresh_from_db()
+        assert running.title == f"x {HIDDEN}"
+        delta = {"item_id": "i", "kind": "text", "order": 0, "content": tokens["gateway"]}
+        [sent] = StreamedText().redact(conversation_id=running.pk, deltas=[delta])
+        assert sent["content"] == HIDDEN
+
+
+def test_secret_of_many_lines_in_two_events_is_hidden_in_both(alice, running):
+    key = "-----BEGIN KEY-----\n" + "\n".join("ABCDEFGHIJKLMNOP"[n:] * 4 for n in range(4)) + "\n"
+    custom_secrets.create_secret(
+        organization=alice.personal_organization, by=alice, name="PEM", value=key
+    )
+    redaction.clear_cache()
+    middle = len(key) // 2 + 20
+
+    ingest(running, make_frame(0, text=key[:middle]), make_frame(1, text=key[middle:]))
+
+    for event in running.events.all():
+        shown = json.loads(event.payload)["text"].replace(HIDDEN, "")
+        # A line that is cut is hidden from 32 characters on.
+        assert len(shown.strip()) < 32, shown

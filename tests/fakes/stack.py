@@ -187,7 +187,7 @@ class Talk:
             time.sleep(pause)
         return record
 
-    def wait_ready(self, *, seconds: float = 150) -> dict[str, Any]:
+    def wait_ready(self, *, seconds: float = 250) -> dict[str, Any]:
         def is_ready(record: dict[str, Any]) -> bool:
             assert record["status"] != "failed", record
             return record["status"] == "running"
@@ -410,6 +410,8 @@ class Stack:
                 "ALLOWED_HOSTS": "127.0.0.1",
                 # The fake Git hosts and model servers of tests listen on this machine.
                 "SANDBOX_PRIVATE_HOSTS": "127.0.0.0/8,localhost",
+                # A loaded machine needs more than the default of two minutes for the engine's 8 s of processor time.
+                "SANDBOX_START_SECONDS": "240",
                 "UPSTREAM_ALLOW_PRIVATE": "true",
                 "RATE_LIMITS": "off",  # tests send more requests per key than users
                 "LOG_FORMAT": "text",

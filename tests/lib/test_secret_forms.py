@@ -4,20 +4,30 @@ import base64
 import html
 import json
 import random
+import re
+import shlex
+import shutil
 import string
+import subprocess
 import time
 from urllib.parse import quote
 
 import pytest
 
-from lib.secret_forms import Finder
+from lib.secret_finder import Finder
+from lib.secret_forms import build_forms
 
 PEM = (
     "-----BEGIN KEY-----\n"
     + "\n".join(base64.b64encode(bytes(range(n, n + 48))).decode() for n in range(0, 200, 20))
     + "\n-----END KEY-----\n"
 )
-VALUES = {"token": "ghp_" + string.ascii_letters[:36], "odd": 'pa"ss\\wörd/+ 1=?', "PEM": PEM}
+VALUES = {
+    "token": "ghp_" + string.ascii_letters[:36],
+    "odd": 'pa"ss\\wörd/+ 1=?',
+    "quotes": "it's 'a' \"test\" $HOME",
+    "PEM": PEM,
+}
 HIDDEN = "<hidden>"
 
 
@@ -54,6 +64,31 @@ ESCAPED = {
     "shell octal": lambda raw: "".join(f"\\{byte:03o}" for byte in raw),
     "hex with colons": lambda raw: raw.hex(":"),
     "C array": lambda raw: ", ".join(f"0x{byte:02X}" for byte in raw),
+    "hex with spaces": lambda raw: raw.hex(" "),
+    "numbers": lambda raw: str(list(raw)),
+    "octal numbers": lambda raw: " ".join(f"{byte:03o}" for byte in raw),
+    "base64 twice": lambda raw: base64.b64encode(base64.b64encode(raw)).decode(),
+    "base64 without padding": lambda raw: base64.b64encode(raw).decode().rstrip("="),
+    "shell quotes": lambda raw: shlex.quote(raw.decode()),
+    "shell quotes with backslashes": lambda raw: "'" + raw.decode().replace("'", "'\\''") + "'",
+    "Python text": lambda raw: repr(raw.decode()),
+    "Python bytes": repr,
+    "JSON in Python text": lambda raw: repr(json.dumps(raw.decode())),
+    "JSON in a form": lambda raw: quote(json.dumps(raw.decode())),
+}
+DUMPS = {
+    "xxd": ["xxd"],
+    "xxd in upper case": ["xxd", "-u"],
+    "xxd with single bytes": ["xxd", "-g1"],
+    "hexdump": ["hexdump", "-C"],
+    "hexdump of words": ["hexdump"],
+    "od in hexadecimal": ["od", "-t", "x1"],
+    "od in hexadecimal with text": ["od", "-A", "x", "-t", "x1z"],
+    "od of words": ["od", "-x"],
+    "od in octal words": ["od"],
+    "od in octal": ["od", "-b"],
+    "od in decimal": ["od", "-t", "u1"],
+    "od as characters": ["od", "-c"],
 }
 
 
@@ -85,6 +120,28 @@ def test_value_in_escapes_is_hidden(name, encoding):
     assert left.endswith(" after")
     assert HIDDEN in left
     assert len(left.replace(HIDDEN, "")) <= len("before  after") + 20
+
+
+@pytest.mark.parametrize("before", [b"", b"#", b"key = "])
+@pytest.mark.parametrize("dump", DUMPS)
+def test_value_in_a_dump_is_hidden(dump, before):
+    value = "Sec-value_of/the+dump.0123456789-abcdef"
+    if shutil.which(DUMPS[dump][0]) is None:
+        pytest.skip(f"{DUMPS[dump][0]} is not installed")
+    raw = before + value.encode() + b"\nand the next line, which is long enough"
+    text = subprocess.run(DUMPS[dump], input=raw, capture_output=True, check=True).stdout.decode()
+
+    for hidden in (
+        hide(f"$ run\n{text}$ ", value),
+        json.loads(Finder([value]).hide_in_json(json.dumps(f"$ run\n{text}$ "), HIDDEN)),
+    ):
+        assert hidden.startswith("$ run\n000000")
+        assert HIDDEN in hidden
+        # Two bytes at most are left: halves of words.
+        for start in range(2, len(value) - 6):
+            assert value[start : start + 4] not in hidden, hidden
+            for form in build_forms([value[start : start + 8]]).digits:
+                assert form not in re.sub(r"\s", "", hidden), hidden
 
 
 @pytest.mark.parametrize("columns", [64, 76])
