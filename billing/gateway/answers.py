@@ -5,7 +5,7 @@ was requested, and the other way around. Callers get what they requested, or an 
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,20 @@ from billing.gateway import conversion, refusals
 from billing.gateway.event_stream import Event, EventStreamParser, EventTooLarge
 from billing.gateway.refusals import ErrorDetails, UpstreamRefused
 from billing.gateway.script import STREAM_END, encode_event
+from billing.gateway.tool_calls import ToolCalls
+from billing.gateway.usage_reports import repair_usage
 
 Json = dict[str, Any]
 MAX_RESPONSE_BYTES = 33_554_432
 FAILED_REASONS = frozenset(
-    ("error", "insufficient_system_resource", "network_error", "server_error", "abort", "aborted")
+    (
+        *("error", "insufficient_system_resource", "network_error", "server_error", "abort"),
+        *("aborted", "cancelled", "canceled", "failed", "timeout", "internal_error", "overloaded"),
+    )
 )
 """Values of ``finish_reason`` of a model that did not finish: OpenRouter, Mistral and Cohere; DeepSeek; Zhipu; vLLM."""
+NO_REASONS = frozenset(("", "null", "none"))
+"""Texts that servers send as ``finish_reason`` in the middle of an answer."""
 INCOMPLETE = "upstream_incomplete"
 MALFORMED = "upstream_malformed"
 TOO_LARGE = "upstream_too_large"
@@ -46,7 +53,7 @@ async def read_stream(
     ``key`` is the API key, which is masked in messages.
     """
     reader = _StreamReader(content_type, key)
-    async for piece in pieces:
+    async for piece in _read_until_lost(pieces, lambda: reader.is_complete):
         for chunk in reader.feed(piece):
             yield chunk
         if reader.is_done:  # some servers keep the connection open after the end mark
@@ -56,23 +63,78 @@ async def read_stream(
     yield Chunk(STREAM_END)
 
 
-def read_completion(raw: bytes, *, content_type: str, key: str) -> Json:
+async def read_completion(
+    pieces: AsyncIterator[bytes],
+    *,
+    content_type: str,
+    key: str,
+    each: Callable[[], Awaitable[None]] | None = None,
+) -> Json:
     """Return the completion in the body of a response to a request without ``stream``.
 
     A server that streams anyway is understood. Raise ``UpstreamRefused`` if the body reports an error or is no
-    completion.
+    completion. ``each`` is called after each piece.
     """
+    raw = bytearray()
+
+    def is_complete() -> bool:
+        return _is_complete(bytes(raw), content_type)
+
+    async for piece in _read_until_lost(pieces, is_complete):
+        raw += piece
+        if len(raw) > MAX_RESPONSE_BYTES:
+            raise too_large()
+        if each:
+            await each()
+    return parse_completion(bytes(raw), content_type=content_type, key=key)
+
+
+async def _read_until_lost(
+    pieces: AsyncIterator[bytes], is_complete: Callable[[], bool]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces. A lost connection is the end of a response that is complete already.
+
+    Many servers and proxies close the connection without the end of a chunked body, or state a wrong length.
+    """
+    try:
+        async for piece in pieces:
+            yield piece
+    except UpstreamRefused:
+        if not is_complete():
+            raise
+
+
+def _is_complete(raw: bytes, content_type: str) -> bool:
+    if not _is_event_stream(raw[:200], content_type):
+        return isinstance(_parse_json(raw, content_type), dict)
+    reader = _StreamReader(content_type, "")
+    try:
+        for _ in reader.feed(raw):
+            pass
+    except UpstreamRefused:
+        return True
+    return reader.is_complete
+
+
+def parse_completion(raw: bytes, *, content_type: str, key: str) -> Json:
+    """Return the completion in a whole body. Raise ``UpstreamRefused`` like ``read_completion``."""
     if _is_event_stream(raw[:200], content_type):
-        reader = _StreamReader(content_type, key)
-        chunks = [*reader.feed(raw), *reader.finish()]
-        return conversion.join_chunks([chunk.body for chunk in chunks if chunk.body])
-    body = _parse_json(raw)
+        return _join(raw, content_type, key)
+    body = _parse_json(raw, content_type)
     if error := refusals.find_error(body):
         raise _refuse(error, key)
-    if isinstance(body, dict) and _has_choices(body):
+    if isinstance(body, dict) and conversion.is_completion(body):
+        _repair(body, ToolCalls())
         _check_reasons(body, key)
         return body
-    raise _malformed(raw, content_type, key)
+    return _join(raw, content_type, key)
+
+
+def _join(raw: bytes, content_type: str, key: str) -> Json:
+    """Return the completion that a body with chunks makes up."""
+    reader = _StreamReader(content_type, key)
+    chunks = [*reader.feed(raw), *reader.finish()]
+    return conversion.join_chunks([chunk.body for chunk in chunks if chunk.body])
 
 
 class _StreamReader:
@@ -80,12 +142,22 @@ class _StreamReader:
 
     def __init__(self, content_type: str, key: str) -> None:
         self._content_type, self._key = content_type, key
-        self._parser = EventStreamParser()
+        self._parser = EventStreamParser(refusals.find_encoding(content_type))
+        self._calls = ToolCalls()
         self._beginning = bytearray()
-        self._is_event_stream = False
+        self._is_event_stream = self._has_deltas = False
         self.is_done = False
-        self._has_finished = self._has_choices = False
+        self._begun: set[Any] = set()  # the indexes of choices
+        self._finished: set[Any] = set()
         self._stray_text = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all choices have ended, although the response may go on."""
+        if self._beginning:
+            return _parse_json(bytes(self._beginning), self._content_type) is not None
+        has_end = self._begun <= self._finished or (self.is_done and self._calls.are_whole)
+        return bool(self._begun) and has_end
 
     def feed(self, piece: bytes) -> Iterator[Chunk]:
         """Yield the chunks that this piece completes. Raise ``UpstreamRefused`` if it reports an error."""
@@ -107,10 +179,11 @@ class _StreamReader:
         """Yield the last chunks. Raise ``UpstreamRefused`` if the answer is not complete."""
         if self._beginning.strip(_BLANKS):
             raw = bytes(self._beginning)
+            self._beginning.clear()
             yield from self._read(_iter_document(raw, self._content_type, self._key))
         elif not self.is_done:
             yield from self._read(self._parser.finish())
-        if not self._has_choices or not (self._has_finished or self.is_done):
+        if not self.is_complete:
             raise self._explain_end()
 
     def _read(self, events: Iterator[Event]) -> Iterator[Chunk]:
@@ -124,11 +197,12 @@ class _StreamReader:
                 yield from self._read_data(event)
 
     def _explain_end(self) -> UpstreamRefused:
-        if self._stray_text:
-            details = ErrorDetails(message=refusals.clean(self._stray_text))
-            return _refuse(details, self._key, code=INCOMPLETE)
+        if text := self._stray_text or self._parser.stray:
+            details = ErrorDetails(message=refusals.parse_body(text.encode()).message)
+            if details.message:
+                return _refuse(details, self._key, code=INCOMPLETE)
         message = "The model server sent an empty answer. Try again."
-        if self._has_choices:
+        if self._begun:
             message = "The model server ended its answer before it was complete. Try again."
         return UpstreamRefused(502, message, code=INCOMPLETE)
 
@@ -143,34 +217,70 @@ class _StreamReader:
             # A keep-alive that is not JSON would break the caller's parser, so it is not forwarded.
             self._stray_text = self._stray_text or ("" if body is not None else event.data)
             return
-        if conversion.is_completion(body):
+        if conversion.is_completion(body) and not self._has_deltas:
             for part in conversion.split_completion(body):
                 yield from self._read_chunk(encode_event(part), part)
         else:
+            self._has_deltas |= conversion.has_delta(body)
             # A line break outside of the strings, which the parser may have put between two lines of data.
             yield from self._read_chunk(Event(event.data.replace("\n", " ")).encode(), body)
 
     def _read_chunk(self, raw: bytes, body: Json) -> Iterator[Chunk]:
         choices = body.get("choices")
         if isinstance(choices, list):
+            if _repair(body, self._calls):
+                raw = encode_event(body)
             _check_reasons(body, self._key)
-            dicts = [choice for choice in choices if isinstance(choice, dict)]
-            self._has_choices |= bool(dicts)
-            self._has_finished |= any(choice.get("finish_reason") for choice in dicts)
+            for choice in choices:
+                if isinstance(choice, dict):
+                    index = choice.get("index")
+                    index = index if isinstance(index, int) else 0
+                    self._begun.add(index)
+                    if choice.get("finish_reason"):
+                        self._finished.add(index)
             yield Chunk(raw, body)
         elif "usage" in body:
+            repair_usage(body)
             yield Chunk(encode_event(body | {"choices": []}), body)
         else:
             yield Chunk(b"", body)
 
 
+def _repair(body: Json, calls: ToolCalls) -> bool:
+    """Repair the parts of a chunk or completion that the engine cannot read; return whether anything was changed."""
+    is_changed = calls.repair(body)
+    is_changed |= repair_usage(body)
+    for choice in body["choices"]:
+        if not isinstance(choice, dict):
+            continue
+        reason = choice.get("finish_reason")
+        if isinstance(reason, dict):  # SGLang's own API
+            reason = reason.get("type")
+        if not isinstance(reason, str) or reason.lower() in NO_REASONS:
+            reason = None
+        if reason != choice.get("finish_reason"):
+            choice["finish_reason"] = reason
+            is_changed = True
+        for name in ("delta", "message"):
+            message = choice.get(name)
+            if isinstance(message, dict) and isinstance(message.get("content"), list):
+                is_changed |= conversion.flatten_content(message)
+    return is_changed
+
+
 def _iter_document(raw: bytes, content_type: str, key: str) -> Iterator[Event]:
     """Yield the events that a body means that is no event stream: a completion, or chunks as JSON lines or a list."""
-    body = _parse_json(raw)
-    bodies = body if isinstance(body, list) else [body]
-    if body is None:
-        lines = [line for line in raw.splitlines() if line.strip(_BLANKS)]
-        bodies = [_parse_json(line) for line in lines]
+    bodies: list[Any]
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+        lines = [line for line in raw.splitlines() if line.strip(_BLANKS) not in (b"", b"[DONE]")]
+        bodies = [_parse_json(line, content_type) for line in lines]
+        if None in bodies:
+            bodies = [_parse_json(raw, content_type)]
+    else:
+        bodies = body if isinstance(body, list) else [body]
     if error := refusals.find_error(body if body is not None else bodies):
         raise _refuse(error, key)
     if not bodies or not all(isinstance(part, dict) for part in bodies):
@@ -215,14 +325,14 @@ def _check_reasons(body: Json, key: str) -> None:
             raise _refuse(ErrorDetails(message=message), key, code=INCOMPLETE)
 
 
-def _parse_json(raw: bytes) -> Any:
+def _parse_json(raw: bytes, content_type: str = "") -> Any:
     """Return a parsed JSON value; None if the bytes are not JSON."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         pass
     try:  # lone surrogates, a byte order mark, other encodings
-        return json.loads(raw)
+        return refusals.parse_json(raw, content_type)
     except (ValueError, RecursionError):
         return None
 

@@ -170,17 +170,14 @@ class Call:
                     await self._extend()
 
     async def _whole(self) -> None:
-        raw = bytearray()
         async with self._open_response() as response:
             self._has_begun = True
-            async for piece in response.pieces:
-                raw += piece
-                if len(raw) > answers.MAX_RESPONSE_BYTES:
-                    raise answers.too_large()
-                await self._extend()
-        body = answers.read_completion(
-            bytes(raw), content_type=response.content_type, key=response.key
-        )
+            body = await answers.read_completion(
+                response.pieces,
+                content_type=response.content_type,
+                key=response.key,
+                each=self._extend,
+            )
         self._meter.add(body)
         self._pieces.put_nowait(json.dumps(body).encode())
 

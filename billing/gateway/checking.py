@@ -144,13 +144,8 @@ async def _call(access: ModelAccess, *, is_stream: bool, has_tools: bool) -> Jso
                 )
                 bodies = [chunk.body async for chunk in chunks if chunk.body is not None]
                 return conversion.join_chunks(bodies)
-            raw = bytearray()
-            async for piece in response.pieces:
-                raw += piece
-                if len(raw) > answers.MAX_RESPONSE_BYTES:
-                    raise answers.too_large()
-            return answers.read_completion(
-                bytes(raw), content_type=response.content_type, key=response.key
+            return await answers.read_completion(
+                response.pieces, content_type=response.content_type, key=response.key
             )
     except TimeoutError as error:
         raise UpstreamRefused(

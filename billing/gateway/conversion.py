@@ -17,11 +17,30 @@ def is_completion(body: Json) -> bool:
     )
 
 
+def has_delta(body: Json) -> bool:
+    """Return whether a chunk has a part of an answer, more than its role."""
+    choices = body.get("choices")
+    deltas = (
+        [c.get("delta") for c in choices or () if isinstance(c, dict)]
+        if isinstance(choices, list)
+        else []
+    )
+    return any(
+        value
+        for delta in deltas
+        if isinstance(delta, dict)
+        for name, value in delta.items()
+        if name != "role"
+    )
+
+
 def split_completion(body: Json) -> Iterator[Json]:
     """Yield a completion as chunks: for each choice its message and its end, then the usage and all other fields."""
     rest = {name: value for name, value in body.items() if name not in ("choices", "object")}
     head: Json = {name: body[name] for name in ("id", "created", "model") if name in body}
     head["object"] = "chat.completion.chunk"
+    # A part of an answer can have the form of a whole message.
+    is_part = body.get("object") == "chat.completion.chunk"
     for position, choice in enumerate(body["choices"]):
         if not isinstance(choice, dict):
             continue
@@ -30,11 +49,35 @@ def split_completion(body: Json) -> Iterator[Json]:
         message = choice.get("message")
         delta = _to_delta(message if isinstance(message, dict) else {})
         yield head | {"choices": [others | {"index": index, "delta": delta, "finish_reason": None}]}
-        reason = choice.get("finish_reason") or (
-            "tool_calls" if delta.get("tool_calls") else "stop"
-        )
-        yield head | {"choices": [{"index": index, "delta": {}, "finish_reason": reason}]}
+        reason = choice.get("finish_reason")
+        if reason or not is_part:
+            reason = reason or ("tool_calls" if delta.get("tool_calls") else "stop")
+            yield head | {"choices": [{"index": index, "delta": {}, "finish_reason": reason}]}
     yield head | rest | {"choices": []}
+
+
+def flatten_content(message: Json) -> bool:
+    """Turn a content of parts into a text, and its thinking into ``reasoning_content``; return whether it can be.
+
+    Mistral's reasoning models answer in parts, which the engine (openhands-agent-server 1.58.0) cannot join.
+    """
+    text = thinking = ""
+    for part in message["content"]:
+        if isinstance(part, str):
+            text += part
+        elif isinstance(part, dict) and isinstance(part.get("text"), str):
+            text += part["text"]
+        elif isinstance(part, dict) and part.get("type") == "thinking":
+            inner = part.get("thinking")
+            for piece in inner if isinstance(inner, list) else [inner]:
+                words = piece.get("text") if isinstance(piece, dict) else piece
+                thinking += words if isinstance(words, str) else ""
+        else:
+            return False
+    message["content"] = text
+    if thinking:
+        message["reasoning_content"] = thinking
+    return True
 
 
 def _to_delta(message: Json) -> Json:
@@ -50,7 +93,7 @@ def _to_delta(message: Json) -> Json:
 
 
 def join_chunks(chunks: list[Json]) -> Json:
-    """Return the completion that the chunks of a stream make up."""
+    """Return the completion that the chunks of a stream make up. Their tool calls have an index."""
     body: Json = {}
     choices: dict[Any, Json] = {}
     for chunk in chunks:
@@ -69,7 +112,8 @@ def _join_choice(choices: dict[Any, Json], part: Json) -> None:
     index = index if isinstance(index, int) else 0
     empty: Json = {"role": "assistant", "content": None}
     choice = choices.setdefault(index, {"index": index, "message": empty, "finish_reason": "stop"})
-    delta = part.get("delta") or part.get("message")
+    # Perplexity sends the whole text so far as ``message`` beside the delta.
+    delta = part["delta"] if "delta" in part else part.get("message")
     if isinstance(delta, dict):
         _join_delta(choice["message"], delta)
     choice |= {k: v for k, v in part.items() if k not in ("delta", "message", "index") and v}
@@ -92,8 +136,7 @@ def _join_calls(calls: list[Json], parts: list[Any]) -> None:
     for part in parts:
         if not isinstance(part, dict):
             continue
-        index = part.get("index", len(calls))
-        call = _find_call(calls, index)
+        call = _find_call(calls, part.get("index"))
         call |= {k: v for k, v in part.items() if k in ("id", "type") and v}
         function = part.get("function")
         if isinstance(function, dict):

@@ -1,16 +1,19 @@
 """A parser of event streams (``text/event-stream``) that receives the bytes in pieces of any size.
 
-It follows https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream, with three additions
-for model servers. It also returns the last event if the stream ends without an empty line, which browsers drop. A line
-``error: {...}`` (llama.cpp) and a line that is a JSON object (Ollama) count as events. It returns comments, which keep
-connections open. The decoder of ``httpx-sse`` has none of these, ignores a byte order mark and has no size limit.
+It follows https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream, with additions for
+model servers. It also returns the last event if the stream ends without an empty line, which browsers drop. A line
+``error: {...}`` (llama.cpp), a JSON object on one line (Ollama) or several lines (proxies) and a bare ``[DONE]`` count
+as events. It returns comments, which keep connections open, and keeps the lines that are no field, because proxies
+write their errors there. The decoder of ``httpx-sse`` has none of these, ignores a byte order mark and has no limit.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 33_554_432
+MAX_STRAY = 4_000
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
 
@@ -36,14 +39,19 @@ class Event:
 
 
 class EventStreamParser:
-    """The parser of one stream. Call ``feed`` with each piece, and ``finish`` at the end."""
+    """The parser of one stream. Call ``feed`` with each piece, and ``finish`` at the end.
 
-    def __init__(self) -> None:
+    ``encoding`` is the encoding of lines that are not UTF-8. ``stray`` is the text outside of all events.
+    """
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+        self.stray = ""
+        self._is_in_json = False
         self._line = bytearray()  # the beginning of a line whose end has not arrived
         self._data: list[str] = []
         self._name = ""
         self._size = 0
-        self._has_data = False
         self._is_first_line = True
         self._skips_line_feed = False
 
@@ -72,32 +80,67 @@ class EventStreamParser:
         self._line.clear()
         if self._is_first_line:
             raw, self._is_first_line = raw.removeprefix(_BOM), False
-        line = raw.decode(errors="replace")
+        line = self._decode(raw)
         if not line:
             yield from self._dispatch()
+            return
+        if self._is_in_json:
+            self._add(line)
+            if line in ("}", "]"):
+                yield from self._dispatch()
             return
         if line.startswith(":"):
             yield Event(comment=line[1:])
             return
         if line.startswith("{"):  # Ollama reports a failure in the middle of a stream in this way
             yield from self._dispatch()
-            yield Event(line)
+            if _is_json(line):
+                yield Event(line)
+            else:
+                self._is_in_json = True
+                self._add(line)
             return
+        yield from self._read_field(line)
+
+    def _read_field(self, line: str) -> Iterator[Event]:
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if field == "data":
-            self._size += len(raw)
-            if self._size > MAX_EVENT_BYTES:
-                raise EventTooLarge
-            self._data.append(value)
-            self._has_data = True
+            self._add(value)
         elif field == "event":
             self._name = value
         elif field == "error" and value:  # llama.cpp
             yield from self._dispatch()
             yield Event(value, "error")
+        elif line.strip() == "[DONE]":
+            yield from self._dispatch()
+            yield Event(line)
+        elif field not in ("id", "retry", "error") and len(self.stray) < MAX_STRAY:
+            self.stray += f"{line[:MAX_STRAY]}\n"
+
+    def _add(self, value: str) -> None:
+        self._size += len(value)
+        if self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge
+        self._data.append(value)
+
+    def _decode(self, raw: bytes) -> str:
+        for encoding in ("utf-8", self._encoding):
+            try:
+                return raw.decode(encoding)
+            except (LookupError, ValueError):
+                continue
+        return raw.decode("utf-8", "replace")
 
     def _dispatch(self) -> Iterator[Event]:
-        if self._has_data:
+        if self._data:
             yield Event("\n".join(self._data), self._name)
-        self._data, self._name, self._size, self._has_data = [], "", 0, False
+        self._data, self._name, self._size, self._is_in_json = [], "", 0, False
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Options of a request that a model server may not know: the gateway removes them when the server refuses them.
+"""Options of a request that a model server may not know: the gateway removes or renames them when the server refuses.
 
 The gateway adds ``stream_options``. The engine (openhands-agent-server 1.58.0) adds the others on its own, by what its
 library knows about a model's name. A refused option is remembered for the model at its server, in Redis.
@@ -6,6 +6,7 @@ library knows about a model's name. A refused option is remembered for the model
 
 import hashlib
 import logging
+import re
 from typing import Any
 
 from django.core.cache import cache
@@ -15,11 +16,25 @@ from billing.models import ModelAccess
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
-REMOVABLE = ("stream_options", "reasoning_effort", "prompt_cache_key", "prompt_cache_retention")
+REMOVABLE = (
+    *("stream_options", "reasoning_effort", "prompt_cache_key", "prompt_cache_retention"),
+    *("parallel_tool_calls", "thinking", "top_k", "top_p", "temperature"),
+    *("max_completion_tokens", "max_tokens"),
+)
+RENAMED = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
+"""Options that have another name at older servers, and at OpenAI's models that reason."""
 REMEMBERED_SECONDS = 7 * 86_400
 """After this time the options are tried again, because the server may have been upgraded."""
 REFUSED_STATUSES = (400, 422)
+NAMED_STATUSES = (*REFUSED_STATUSES, 404, 405, 415, 500, 501)
+"""Statuses with which servers refuse an option that their message names."""
 _ACCEPTED = "accepted"
+_VALUED = frozenset(("top_p", "temperature", "max_completion_tokens", "max_tokens"))
+"""Options that a message can also name because their value is wrong."""
+_REFUSAL = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|forbidden|not permitted|not allowed|deprecated",
+    re.IGNORECASE,
+)
 
 
 def add_options(body: Json) -> Json:
@@ -32,8 +47,12 @@ def add_options(body: Json) -> Json:
 
 
 def remove_options(body: Json, names: frozenset[str]) -> Json:
-    """Return the request body without the options ``names``."""
-    return {name: value for name, value in body.items() if name not in names}
+    """Return the request body without the options ``names``, of which some get their other name."""
+    kept = {name: value for name, value in body.items() if name not in names}
+    for name in names & RENAMED.keys() & body.keys():
+        if RENAMED[name] not in names:
+            kept.setdefault(RENAMED[name], body[name])
+    return kept
 
 
 def choose_refused(
@@ -44,11 +63,19 @@ def choose_refused(
     ``text`` is the body of the refusal. ``known`` is the result of ``load_refused``. If the refusal names no option,
     and the server has never accepted ``stream_options``, this is the option to remove.
     """
-    if status not in REFUSED_STATUSES:
+    if status not in NAMED_STATUSES:
         return frozenset()
     text = text.replace("include_usage", "stream_options")
-    named = frozenset(name for name in REMOVABLE if name in body and name in text)
-    if named or known is not None or "stream_options" not in body:
+    is_refusal = _REFUSAL.search(text)
+    named = frozenset(
+        name
+        for name in REMOVABLE
+        if name in body
+        and re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", text)
+        and (is_refusal or name not in _VALUED)
+    )
+    is_known = known is not None or "stream_options" not in body
+    if named or is_known or status not in REFUSED_STATUSES:
         return named
     return frozenset(("stream_options",))
 

@@ -7,20 +7,17 @@ HTML and XML of proxies in front of them.
 
 import html
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
+from billing.gateway.retry_after import format_seconds, parse_duration
 from lib.redaction import Redactor
 
 MAX_MESSAGE = 1_000
 """The maximum length of an error message in characters."""
-MAX_RETRY_SECONDS = 86_400
 _MAX_DEPTH = 6
 _TEXT_KEYS = (
     "message",
@@ -37,6 +34,9 @@ _TEXT_KEYS = (
     "base_resp",
     "fault",
     "faultstring",
+    "err_msg",
+    "err",
+    "details",
     "reason",
     "description",
     "title",
@@ -86,6 +86,8 @@ _HTML = re.compile(
     r"\s*(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h\d|p|div)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_SUCCESS_TEXTS = ("", "ok", "success", "succeeded", "none", "null", "no error")
+_JSON_MESSAGE = re.compile(r'"(?:message|msg|detail|error)"\s*:\s*"((?:[^"\\]|\\.){1,2000})')
 _XML_MESSAGE = re.compile(r"<message>([^<]{1,2000})</message>", re.IGNORECASE)
 _HTML_TITLE = re.compile(r"<title[^<>]*>([^<]{1,2000})</title>", re.IGNORECASE)
 _HTML_INVISIBLE = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -93,7 +95,6 @@ _HTML_TAG = re.compile(r"<[^<>]{0,2000}>")
 _BEARER = re.compile(
     r"\b(Bearer|Basic|x-api-key:|api-key:)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE
 )
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s)?")
 _REDACTOR = Redactor()
 
 
@@ -151,10 +152,18 @@ def build_refusal(
 def parse_body(raw: bytes, content_type: str = "") -> ErrorDetails:
     """Return what the body of a response with an error status says, whatever its shape."""
     try:
-        value = json.loads(raw)
+        value = parse_json(raw, content_type)
     except (ValueError, RecursionError):
         return ErrorDetails(message=_extract_plain(raw, content_type))
     return _describe(value)
+
+
+def parse_json(raw: bytes, content_type: str = "") -> Any:
+    """Return the JSON value of a body in any encoding. Raise ``ValueError`` or ``RecursionError``."""
+    try:
+        return json.loads(raw)  # UTF-8, UTF-16 and UTF-32, with and without a byte order mark
+    except ValueError:
+        return json.loads(decode(raw, content_type))
 
 
 def find_error(value: Any) -> ErrorDetails | None:
@@ -187,27 +196,6 @@ def find_error(value: Any) -> ErrorDetails | None:
     return None
 
 
-def parse_retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> str:
-    """Return the seconds to wait that a response's headers name, rounded up; an empty text if they name none.
-
-    ``Retry-After`` is a number of seconds or a date in one of the three forms of RFC 9110 (sections 10.2.3 and 5.6.7);
-    some servers send a fraction. OpenAI's and Azure's servers also send ``retry-after-ms``, which is more exact. The
-    result is at most ``MAX_RETRY_SECONDS``.
-    """
-    if milliseconds := _number(headers.get("retry-after-ms", "")):
-        return _format_seconds(milliseconds / 1000)
-    text = headers.get("retry-after", "").strip()
-    if (seconds := _number(text)) is not None:
-        return _format_seconds(seconds)
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return ""
-    # The obsolete form of asctime() has no zone; RFC 9110 says that it is UTC.
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return _format_seconds((date - (now or datetime.now(UTC))).total_seconds())
-
-
 def mask(text: str, key: str) -> str:
     """Return a text in which the model server's API key and everything that looks like a secret is masked."""
     if key:  # some servers quote the rejected key
@@ -233,11 +221,14 @@ def clean(text: str) -> str:
 
 def _is_error(value: Any) -> bool:
     """Return whether the value of ``error`` is an error. Some servers send an empty or successful one always."""
-    if isinstance(value, dict):
-        codes = (value.get("code"), value.get("status"))
-        is_success = all(code in (None, 0, "0", "", 200, "200", "ok", "OK") for code in codes)
-        return bool(value) and not (is_success and not _message(value))
-    return bool(value)
+    if isinstance(value, str):
+        return value.strip().lower() not in _SUCCESS_TEXTS
+    if not isinstance(value, dict):
+        return bool(value)
+    codes = [code for code in (value.get("code"), value.get("status")) if code not in (None, "")]
+    if codes and all(str(code).lower() in ("0", "200", "ok", "success") for code in codes):
+        return _message(value).lower() not in _SUCCESS_TEXTS
+    return any(part not in (None, "", False, [], {}) for part in value.values())
 
 
 def _find_error_in_choices(value: dict[str, Any], choices: list[Any]) -> ErrorDetails | None:
@@ -263,7 +254,7 @@ def _describe(value: Any) -> ErrorDetails:
         inner = _first_dict(value, ("detail", "base_resp", "fault", "errors"))
     layers = [inner, value] if isinstance(inner, dict) else [value]
     return ErrorDetails(
-        message=clean(_message(value)),
+        message=clean(_message(value) or _summarize(value)),
         kind=clean(_first_text(layers, ("type", "error_type", "errorType", "status", "__type"))),
         code=clean(_first_text(layers, ("code", "error_code", "errorCode", "status_code"))),
         status=_find_status(layers),
@@ -300,6 +291,18 @@ def _message(value: Any, depth: int = 0) -> str:
     if isinstance(metadata, dict) and (raw := _message(metadata.get("raw"), depth + 1)):
         text = f"{text}: {raw}" if text else raw
     return text
+
+
+def _summarize(value: Any) -> str:
+    """Return an error body of an unknown shape as JSON; an empty text if it contains no text."""
+
+    def has_text(part: Any, depth: int = 0) -> bool:
+        if depth > _MAX_DEPTH:
+            return False
+        parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        return (isinstance(part, str) and bool(part)) or any(has_text(p, depth + 1) for p in parts)
+
+    return json.dumps(value, ensure_ascii=False)[: 2 * MAX_MESSAGE] if has_text(value) else ""
 
 
 def _unwrap(text: str, depth: int) -> str:
@@ -346,9 +349,9 @@ def _find_retry_delay(layers: list[dict[str, Any]]) -> str:
         details = layer.get("details")
         for detail in details if isinstance(details, list) else ():
             delay = detail.get("retryDelay") if isinstance(detail, dict) else None
-            match = _DURATION.fullmatch(delay) if isinstance(delay, str) else None
-            if match:
-                return _format_seconds(float(match[1]) / (1000 if match[2] == "ms" else 1))
+            seconds = parse_duration(delay) if isinstance(delay, str) else None
+            if seconds is not None:
+                return format_seconds(seconds)
     return ""
 
 
@@ -357,9 +360,11 @@ def _find_retry_delay(layers: list[dict[str, Any]]) -> str:
 
 def _extract_plain(raw: bytes, content_type: str) -> str:
     """Return the readable text of a body that is not JSON: plain text, or the text of an HTML or XML page."""
-    text = _decode(raw, content_type)
+    text = decode(raw, content_type)
     if text.count("\ufffd") > len(text) // 10:
         return ""  # not a text
+    if text.lstrip()[:1] in ("{", "[") and (match := _JSON_MESSAGE.search(text)):
+        return clean(_unescape(match[1]))  # JSON that was cut off, or several values
     if match := _XML_MESSAGE.search(text):
         return clean(html.unescape(match[1]))
     if _HTML.match(text) or "html" in content_type.lower():
@@ -376,21 +381,27 @@ def _extract_plain(raw: bytes, content_type: str) -> str:
     return clean(text)
 
 
-def _decode(raw: bytes, content_type: str) -> str:
+def decode(raw: bytes, content_type: str) -> str:
+    """Return a body as text: UTF-8 if it is valid, else the encoding that the content type names."""
+    for encoding in ("utf-8-sig", find_encoding(content_type)):
+        try:
+            return raw.decode(encoding)
+        except (LookupError, ValueError):
+            continue
+    return raw.decode("utf-8", "replace")
+
+
+def find_encoding(content_type: str) -> str:
+    """Return the encoding that a content type names. It may be unknown to Python."""
     match = re.search(r"charset=[\"']?([A-Za-z0-9._-]{1,40})", content_type)
+    return match[1] if match else "utf-8"
+
+
+def _unescape(text: str) -> str:
     try:
-        return raw.decode(match[1] if match else "utf-8-sig")
-    except (LookupError, ValueError):
-        return raw.decode("utf-8", "replace")
-
-
-def _number(text: str) -> float | None:
-    text = text.strip()
-    return float(text) if re.fullmatch(r"[0-9]{1,30}(\.[0-9]{0,30})?", text) else None
-
-
-def _format_seconds(seconds: float) -> str:
-    return str(min(max(math.ceil(seconds), 0), MAX_RETRY_SECONDS))
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text
 
 
 def with_default_message(details: ErrorDetails, message: str) -> ErrorDetails:

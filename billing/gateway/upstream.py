@@ -12,6 +12,7 @@ from django.conf import settings
 
 from billing.gateway import options, refusals
 from billing.gateway.refusals import UpstreamRefused
+from billing.gateway.retry_after import parse_retry_after
 from billing.models import ModelAccess
 from lib import http, url_guard
 from lib.crypto import Undecryptable
@@ -48,6 +49,7 @@ async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[Respon
     async with http.async_client(seconds=settings.GATEWAY_TIMEOUT_SECONDS) as client:
         response = await _send(client, access, options.add_options(body), key)
         try:
+            _refuse_encoding(response)
             kind = response.headers.get("Content-Type", "")
             yield Response(_iter_pieces(response), kind, key)
         finally:
@@ -118,10 +120,28 @@ def _headers(key: str) -> dict[str, str]:
     return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
+def _refuse_encoding(response: httpx2.Response) -> None:
+    """Raise ``UpstreamRefused`` if a server compresses its response in an unknown way although nobody asked for it."""
+    for name in response.headers.get("Content-Encoding", "").lower().split(","):
+        if name.strip() not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise _build_decoding_error(name.strip())
+
+
+def _build_decoding_error(name: str) -> UpstreamRefused:
+    return UpstreamRefused(
+        502,
+        f"The model server's response cannot be decompressed (Content-Encoding: {name[:40]}), although the request "
+        "asks for no compression. Turn off compression at the server or at the proxy in front of it.",
+        code="upstream_malformed",
+    )
+
+
 async def _iter_pieces(response: httpx2.Response) -> AsyncIterator[bytes]:
     try:
         async for piece in response.aiter_bytes():
             yield piece
+    except httpx2.DecodingError as error:
+        raise _build_decoding_error(response.headers.get("Content-Encoding", "")) from error
     except httpx2.HTTPError as error:
         raise _explain(error) from error
 
@@ -163,6 +183,12 @@ def _explain(error: Exception) -> UpstreamRefused:
         return UpstreamRefused(
             504, "The model server did not respond in time. Try again.", code="upstream_timeout"
         )
+    if "illegal status line" in str(error):  # the wording of h11
+        return UpstreamRefused(
+            502,
+            "The model server's response is not HTTP. Check the URL of the model server.",
+            code="upstream_malformed",
+        )
     return UpstreamRefused(
         502, "The connection to the model server was lost. Try again.", code="upstream_disconnected"
     )
@@ -172,14 +198,16 @@ def _build_refusal(response: httpx2.Response, raw: bytes, key: str) -> UpstreamR
     """Convert an error response to ``UpstreamRefused`` with the model server's own message, if there is one."""
     status = response.status_code
     if status < 400:
+        target = response.headers.get("Location", "").partition("?")[0][:300]
+        where = f" to {refusals.mask(refusals.clean(target), key)}" if target else ""
         return UpstreamRefused(
             502,
-            f"The model server responded with status {status}. Redirects are not followed: "
+            f"The model server responded with status {status}, a redirect{where}. Redirects are not followed: "
             "enter the final URL in Settings.",
             code="upstream_malformed",
         )
     if status > 599:
         status = 502
     details = refusals.parse_body(raw, response.headers.get("Content-Type", ""))
-    retry_after = refusals.parse_retry_after(response.headers)
+    retry_after = parse_retry_after(response.headers, status=status)
     return refusals.build_refusal(details, status=status, key=key, retry_after=retry_after)

@@ -1,5 +1,6 @@
 """The token counts that model servers report, in every known place and with every known name."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,9 @@ _CACHED = (
     *_CACHE_READ,
 )
 _DETAILS = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
-_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
+_USAGE = ("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage")
+_NUMBER = re.compile(r"\s*([0-9]{1,20})(?:\.[0-9]*)?\s*")
 
 
 class UsageReport:
@@ -79,10 +82,20 @@ class UsageReport:
                 # Anthropic counts tokens that it read from or wrote to its cache separately.
                 prompt += (_first(usage, _CACHE_READ) or 0) + (_first(usage, _CACHE_WRITE) or 0)
         completion = _first(usage, _COMPLETION)
+        total = _first(usage, _TOTAL)
         if prompt is None and completion is None:
             return
-        if completion is not None:
-            completion += _uncounted_reasoning(usage, prompt or 0, completion)
+        if prompt is None and total is not None and completion is not None:
+            prompt = max(total - completion, 0)
+        elif prompt is not None:
+            rest = (total or 0) - prompt - (completion or 0)
+            separate = (_first(usage, _CACHE_READ) or 0) + (_first(usage, _CACHE_WRITE) or 0)
+            if rest > 0 and rest == separate:  # proxies that copy Anthropic's count
+                prompt += separate
+            elif rest > 0:  # Gemini and xAI do not count the reasoning
+                completion = (completion or 0) + rest
+            elif not total and (thoughts := _first(usage, ("thoughtsTokenCount",))):
+                completion = (completion or 0) + thoughts
         self._prompt = _choose(prompt, self._prompt)
         self._completion = _choose(completion, self._completion)
         self._cached = cached or self._cached
@@ -105,32 +118,27 @@ def _find_reports(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
     yield body  # Ollama
     choices = body.get("choices")
-    places: list[Any] = [body.get("message"), body.get("x_groq"), body.get("response")]
+    # Such as message (Anthropic), x_groq, response (OpenAI), meta (Cohere), metadata and metrics (Bedrock), result
+    # (Cloudflare). The content of the answer has other names.
+    places: list[Any] = [value for name, value in body.items() if name not in _USAGE]
     if isinstance(choices, list):
         for choice in choices:
             if isinstance(choice, dict):
                 places += [choice.get("delta"), choice.get("message"), choice]
-    places += [body.get("meta"), body.get("amazon-bedrock-invocationMetrics"), body]
+    places.append(body)
     for place in places:
         if not isinstance(place, dict):
             continue
-        for name in ("usage", "usageMetadata", "usage_metadata", "token_usage"):
+        for name in _USAGE:
             usage = place.get(name)
+            if isinstance(usage, list):
+                usage = next((part for part in usage if isinstance(part, dict)), None)
             if isinstance(usage, dict):
                 nested = usage.get("tokens")  # Cohere
                 yield nested if isinstance(nested, dict) else usage
         nested = place.get("tokens")
         if isinstance(nested, dict):
             yield nested
-
-
-def _uncounted_reasoning(usage: dict[str, Any], prompt: int, completion: int) -> int:
-    """Return the reasoning tokens that the completion count lacks, which the total or Gemini's own name shows."""
-    if thoughts := _first(usage, ("thoughtsTokenCount",)):
-        return thoughts
-    reasoning = _first_in(usage, _OUTPUT_DETAILS, ("reasoning_tokens",)) or 0
-    total = _first(usage, ("total_tokens",)) or 0
-    return reasoning if reasoning and total == prompt + completion + reasoning else 0
 
 
 def _first(usage: dict[str, Any], names: tuple[str, ...]) -> int | None:
@@ -148,9 +156,29 @@ def _first_in(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, 
 
 def _count(value: Any) -> int | None:
     """Return a count, which some servers send as a float or as a text; None for anything else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        value = int(value)
+    if isinstance(value, str) and (match := _NUMBER.fullmatch(value)):
+        value = int(match[1])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # The comparison is false for NaN.
     return int(min(value, MAX_TOKENS)) if value >= 0 else None
+
+
+def repair_usage(body: dict[str, Any]) -> bool:
+    """Turn counts that are texts or fractions into integers, in place; return whether anything was changed.
+
+    The engine (openhands-agent-server 1.58.0) fails a call whose counts have fractions.
+    """
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return False
+    repaired = {
+        name: _count(value)
+        for name, value in usage.items()
+        if isinstance(value, str | float) and name.endswith("_tokens")
+    }
+    body["usage"] = {
+        **{name: value for name, value in usage.items() if name not in repaired},
+        **{name: value for name, value in repaired.items() if value is not None},
+    }
+    return bool(repaired)

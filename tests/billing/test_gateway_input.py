@@ -125,7 +125,7 @@ SEEDS = (
 
 def _read(raw: bytes, kind: str) -> refusals.UpstreamRefused | None:
     try:
-        answers.read_completion(raw, content_type=kind, key="k")
+        answers.parse_completion(raw, content_type=kind, key="k")
     except refusals.UpstreamRefused as failure:
         return failure
     return None

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from billing.gateway import refusals
+from billing.gateway.retry_after import parse_retry_after
 
 KEY = "sk-upstream/0123456789+x"
 NOW = datetime(2026, 10, 21, 7, 27, 30, tzinfo=UTC)
@@ -58,6 +59,12 @@ NOW = datetime(2026, 10, 21, 7, 27, 30, tzinfo=UTC)
         ('<?xml version="1.0"?><Error><Code>X</Code><Message>No.</Message></Error>', "No."),
         ('data: {"error": {"message": "No."}}\n\n', "No."),
         ('\ufeff{"error": "No."}', "No."),
+        ('{"error": {"details": {"message": "No."}}}', "No."),
+        ('{"errors": {"model": ["No."]}}', '{"errors": {"model": ["No."]}}'),
+        ('{"model": ["No."]}', '{"model": ["No."]}'),
+        ('{"error": {"message": "No. \\"Never\\"", "typ', 'No. "Never"'),
+        ('{"error": {"message": "No."}}\n{"error": {"message": "Never."}}', "No."),
+        ('{"err_msg": "No."}', "No."),
         ("", ""),
         ("{}", ""),
         ("[]", ""),
@@ -84,6 +91,8 @@ def test_message_is_found_in_every_shape_of_a_body(body, message):
         ("Größe".encode("latin-1"), "text/plain", "Gr\ufffd\ufffde"[:3] + "\ufffde"),
         ("Größe".encode(), "text/plain; charset=nonsense", "Größe"),
         ('{"error": "Größe"}'.encode("utf-16"), "application/json", "Größe"),
+        ('{"error": "Größe"}'.encode("latin-1"), "application/json; charset=latin-1", "Größe"),
+        ('{"error": "Größe"}'.encode(), "application/json; charset=latin-1", "Größe"),
         (bytes(range(128, 256)) * 10, "application/octet-stream", ""),
         (b'{"error": "a\\ud800b\\u0000c"}', "application/json", "a?b c"),
     ],
@@ -168,12 +177,42 @@ def test_code_type_and_status_are_read_from_the_body(body, code, kind, status):
         ({"Retry-After": "Wed, 99 Oct 2026 07:28:00 GMT"}, ""),
         ({"Retry-After": "Wed, 21 Oct 999999999999 07:28:00 GMT"}, ""),
         ({"Retry-After": "1e9"}, ""),
+        ({"Retry-After": "Wed Oct  7 07:28:00 2026"}, "0"),
+        ({"Retry-After": "Sunday, 06-Nov-94 08:49:37 GMT"}, "0"),
+        ({"Retry-After": "30, 30"}, "30"),
+        ({"Retry-After": "30s"}, "30"),
+        ({"Retry-After": "1m30s"}, "90"),
+        ({"Retry-After": "500ms"}, "1"),
+        ({"Retry-After": "2026-10-21T07:28:00Z"}, "30"),
+        ({"Retry-After": "1792567680"}, "30"),
+        ({"retry-after-ms": "0", "Retry-After": "60"}, "60"),
+        ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-reset-tokens": "1s"}, "360"),
+        (
+            {
+                "x-ratelimit-reset-requests": "6m0s",
+                "x-ratelimit-remaining-requests": "59",
+                "x-ratelimit-reset-tokens": "1.2s",
+                "x-ratelimit-remaining-tokens": "0",
+            },
+            "2",
+        ),
+        ({"X-RateLimit-Reset": "1792567680000"}, "30"),
+        ({"RateLimit-Reset": "30"}, "30"),
+        ({"anthropic-ratelimit-requests-reset": "2026-10-21T07:28:00Z"}, "30"),
+        ({"x-ratelimit-reset-requests": "soon"}, ""),
+        ({"x-ratelimit-reset-tokens": "6m0s", "Retry-After": "7"}, "7"),
         ({}, ""),
     ],
 )
 def test_retry_after_is_read_in_every_form(headers, seconds):
     raw = [(name, value.encode()) for name, value in headers.items()]
-    assert refusals.parse_retry_after(httpx2.Headers(raw), now=NOW) == seconds
+    assert parse_retry_after(httpx2.Headers(raw), now=NOW) == seconds
+
+
+def test_headers_about_limits_count_only_for_refusals_because_of_limits():
+    headers = httpx2.Headers({"x-ratelimit-reset-tokens": "6m0s"})
+    assert parse_retry_after(headers, status=429) == "360"
+    assert parse_retry_after(headers, status=400) == ""
 
 
 def test_retry_delay_in_the_body_is_used():
