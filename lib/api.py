@@ -175,7 +175,8 @@ class Negotiation(DefaultContentNegotiation):
     """DRF's content negotiation, skipped for the frequent ``Accept`` values ``*/*`` and the default media type.
 
     It is also skipped for methods that a view does not have: DRF negotiates before it looks for the method, so a client
-    would learn that the format is wrong (406) instead of the method (405).
+    would learn that the format is wrong (406) instead of the method (405). Probes get an answer whatever they accept: a
+    load balancer that asks for HTML must not take the server out of service.
     """
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
@@ -184,7 +185,9 @@ class Negotiation(DefaultContentNegotiation):
             return first, first.media_type
         # Methods of a viewset are attributes of the instance too, if the route has them.
         view = (request.parser_context or {}).get("view")
-        if view is not None and not hasattr(view, request.method.lower()):
+        has_method = view is None or hasattr(view, request.method.lower())
+        facts = getattr(view, "route_facts", None)
+        if not has_method or (facts is not None and facts.called_by == "probe"):
             return first, first.media_type
         return super().select_renderer(request, renderers, format_suffix)
 
@@ -220,7 +223,21 @@ def conditional_response(request: Request, data: Any) -> HttpResponse:
     return HttpResponse(body, content_type="application/json", headers={"ETag": tag})
 
 
-# --- Queries ---------------------------------------------------------------------
+# --- Bodies and queries ------------------------------------------------------------
+
+
+def parse_body(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
+    """Validate the data of a request's body with a serializer and return the validated data.
+
+    Raise ``ValidationError`` (400) if a field is invalid or unknown. A program that sends an option under a wrong name
+    must learn it, because the option may be the one that keeps an agent from acting without a question.
+    """
+    body = kind(data=data)
+    if isinstance(data, Mapping) and (unknown := data.keys() - body.fields.keys()):
+        name = min(map(str, unknown))
+        raise exceptions.ValidationError({name[:80]: ["This field is not supported here."]})
+    body.is_valid(raise_exception=True)
+    return dict(body.validated_data)
 
 
 def parse_query(

@@ -111,7 +111,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         except Problem as problem:
             # A close code alone does not say which parameter is wrong.
             await self.send(text_data=translation.encode_error(problem.code, problem.detail))
-            await self.close(CLOSE_BAD_REQUEST)
+            await self.close(CLOSE_BAD_REQUEST, problem.detail[:123])
             return None
         signed_in(self.scope)
         try:
