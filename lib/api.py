@@ -21,6 +21,7 @@ from rest_framework.response import Response
 
 from lib import causes
 from lib.problems import Problem, TooLarge, problem_body
+from lib.times import parse_time
 
 log = logging.getLogger(__name__)
 # An unclosed string matches up to the end of the text. Otherwise, each quote of a malicious body would start another
@@ -224,6 +225,20 @@ def conditional_response(request: Request, data: Any) -> HttpResponse:
 
 
 # --- Bodies and queries ------------------------------------------------------------
+
+
+class MomentField(serializers.DateTimeField):
+    """A time that a client sends, in any form that ``lib.times`` reads."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            return super().to_internal_value(data)
+        try:
+            return parse_time(data)
+        except ValueError:
+            raise serializers.ValidationError(
+                "This is not a time. Send a time such as 2026-11-29T10:00:00Z."
+            ) from None
 
 
 def parse_body(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:

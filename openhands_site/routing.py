@@ -1,14 +1,32 @@
 """The URL patterns of WebSockets, and the HTTP routes whose response stays open (held), such as event streams."""
 
-from django.urls import path
+from typing import Any
+
+from django.urls import path, re_path
 
 from compat.v1.sockets import V1EventsConsumer
 from conversations.realtime.socket import ConversationConsumer
 from lib.routes import url_pattern
 
+
+async def refuse_unknown_path(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Refuse the handshake of a socket whose path no pattern matches, with 404 if the server can respond so.
+
+    Channels would raise an exception, so that anybody could write tracebacks into the log.
+    """
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 4404})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"There is no socket at this URL."})
+
+
 websocket_urlpatterns = [
     path("ws/v1/conversations/<uuid:conversation_id>", ConversationConsumer.as_asgi()),
     path("sockets/events/<str:conversation_id>", V1EventsConsumer.as_asgi()),
+    re_path("", refuse_unknown_path),
 ]
 
 held = url_pattern(lambda facts: facts.held == "always")

@@ -38,7 +38,7 @@ REASONS = {
     CLOSE_UNAUTHENTICATED: "Sign in, or send a valid API key.",
     CLOSE_NOT_FOUND: "This conversation does not exist, or you have no access to it.",
 }
-"""The reasons that refused clients receive with a close code. A frame has room for 123 bytes (RFC 6455, section 5.5)."""
+"""The reasons that refused clients receive. A close frame has room for 123 bytes (RFC 6455, section 5.5)."""
 CLOSE_SECONDS = 5.0
 SIGNED_IN = "openhands.signed_in"
 """The key of an ASGI scope whose value is called when the client of a socket has signed in."""
