@@ -21,6 +21,7 @@ from rest_framework.response import Response
 
 from lib import causes
 from lib.problems import Problem, TooLarge, problem_body
+from lib.times import parse_time
 
 log = logging.getLogger(__name__)
 # An unclosed string matches up to the end of the text. Otherwise, each quote of a malicious body would start another
@@ -175,7 +176,8 @@ class Negotiation(DefaultContentNegotiation):
     """DRF's content negotiation, skipped for the frequent ``Accept`` values ``*/*`` and the default media type.
 
     It is also skipped for methods that a view does not have: DRF negotiates before it looks for the method, so a client
-    would learn that the format is wrong (406) instead of the method (405).
+    would learn that the format is wrong (406) instead of the method (405). Probes get an answer whatever they accept: a
+    load balancer that asks for HTML must not take the server out of service.
     """
 
     def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
@@ -184,7 +186,9 @@ class Negotiation(DefaultContentNegotiation):
             return first, first.media_type
         # Methods of a viewset are attributes of the instance too, if the route has them.
         view = (request.parser_context or {}).get("view")
-        if view is not None and not hasattr(view, request.method.lower()):
+        has_method = view is None or hasattr(view, request.method.lower())
+        facts = getattr(view, "route_facts", None)
+        if not has_method or (facts is not None and facts.called_by == "probe"):
             return first, first.media_type
         return super().select_renderer(request, renderers, format_suffix)
 
@@ -220,7 +224,35 @@ def conditional_response(request: Request, data: Any) -> HttpResponse:
     return HttpResponse(body, content_type="application/json", headers={"ETag": tag})
 
 
-# --- Queries ---------------------------------------------------------------------
+# --- Bodies and queries ------------------------------------------------------------
+
+
+class MomentField(serializers.DateTimeField):
+    """A time that a client sends, in any form that ``lib.times`` reads."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str):
+            return super().to_internal_value(data)
+        try:
+            return parse_time(data)
+        except ValueError:
+            raise serializers.ValidationError(
+                "This is not a time. Send a time such as 2026-11-29T10:00:00Z."
+            ) from None
+
+
+def parse_body(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
+    """Validate the data of a request's body with a serializer and return the validated data.
+
+    Raise ``ValidationError`` (400) if a field is invalid or unknown. A program that sends an option under a wrong name
+    must learn it, because the option may be the one that keeps an agent from acting without a question.
+    """
+    body = kind(data=data)
+    if isinstance(data, Mapping) and (unknown := data.keys() - body.fields.keys()):
+        name = min(map(str, unknown))
+        raise exceptions.ValidationError({name[:80]: ["This field is not supported here."]})
+    body.is_valid(raise_exception=True)
+    return dict(body.validated_data)
 
 
 def parse_query(

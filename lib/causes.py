@@ -112,7 +112,8 @@ REDIS_FULL = Cause(
 REDIS_READ_ONLY = Cause(
     "redis-read-only",
     "Redis accepts no changes at the moment. Try again in a few seconds.",
-    "REDIS_URL points at a replica, or Redis cannot save to its disk: point it at the primary, and read its log.",
+    "REDIS_URL points at a replica, or Redis cannot save to its disk or has too few replicas: point it at the primary, "
+    "and read its log.",
 )
 REDIS_LOADING = Cause(
     "redis-loading",
@@ -315,7 +316,8 @@ def _explain_redis(error: redis.RedisError) -> Cause:
         return REDIS_LOADING
     if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
         return REDIS_FULL
-    if isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in text or "MISCONF" in text:
+    words = ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN")
+    if isinstance(error, redis.exceptions.ReadOnlyError) or any(word in text for word in words):
         return REDIS_READ_ONLY
     if "MAX NUMBER OF CLIENTS" in text:
         return REDIS_TOO_MANY

@@ -15,6 +15,9 @@ from django.http import HttpRequest
 from django_ratelimit.core import get_usage
 from redis.exceptions import RedisError
 
+from lib.causes import REDIS_UNREACHABLE, Cause, describe, find_cause
+from lib.logs import once_a_minute
+
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 """For this time after a failure of Redis, requests that need no exact count do not wait for Redis."""
@@ -27,7 +30,7 @@ _PERIODS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class NotCounted(Exception):
-    """Redis did not respond, so it is unknown whether the limit is reached."""
+    """Redis failed, so it is unknown whether the limit is reached. The message is the cause, a sentence for clients."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ def is_redis_available() -> bool:
     return time.monotonic() >= _Breaker.open_until
 
 
+def _handle_failure(error: Exception) -> Cause:
+    """Log why Redis failed, at most once a minute, and open the circuit breaker. Return the cause."""
+    _Breaker.open_until = time.monotonic() + RETRY_SECONDS
+    cause = find_cause(error) or REDIS_UNREACHABLE
+    message = f"Rate limits cannot be checked. {describe(cause, error)}"
+    once_a_minute(log, logging.WARNING, cause.code, message)
+    return cause
+
+
 def count(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
     """Count one use of ``value`` in ``group`` against a rate such as ``10/m``, and return the usage.
 
@@ -78,12 +90,10 @@ def count(request: HttpRequest, *, group: str, value: str, rate: str) -> Usage:
             request, group=group, key=lambda _group, _request: value, rate=rate, increment=True
         )
     except (RedisError, OSError) as error:
-        _Breaker.open_until = time.monotonic() + RETRY_SECONDS
-        log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
-        raise NotCounted from error
+        raise NotCounted(_handle_failure(error).sentence) from error
     # This is how django-ratelimit reports a cache that failed without an exception.
     if result is None or result["time_left"] < 0:
-        raise NotCounted
+        raise NotCounted(REDIS_UNREACHABLE.sentence)
     usage = Usage(result["limit"], result["count"], result["time_left"] + 1)
     remember(request, usage)
     return usage
@@ -157,9 +167,7 @@ def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
         OSError,
         ValueError,
     ) as error:  # ValueError: the key expired between the calls
-        _Breaker.open_until = time.monotonic() + RETRY_SECONDS
-        log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
-        raise NotCounted from error
+        raise NotCounted(_handle_failure(error).sentence) from error
     # Before this call the counter was at ``top - size``. Only uses below the limit are usable.
     usable = min(size, limit - (top - size))
     reset = int(until - now) + 1
@@ -202,8 +210,7 @@ def count_amount(*, group: str, value: str, amount: int, limit: int, seconds: in
         if total > limit:
             cache.decr(key, amount)
     except (RedisError, OSError, ValueError) as error:
-        _Breaker.open_until = time.monotonic() + RETRY_SECONDS
-        log.warning("rate limits cannot be checked because Redis failed: %s", type(error).__name__)
+        _handle_failure(error)
         return None
     return Usage(limit, total, int(until - now) + 1)
 

@@ -72,7 +72,16 @@ class Node(msgspec.Struct, frozen=True):
                 f"{used:,.0f} of {limit:,.0f} files are open, so connections fail soon."
             )
         if "disk_free_percent" in load:
-            disk = Disk(int(load.get("disk_free_bytes", 0)), load["disk_free_percent"])
+            files = int(
+                load.get("disk_free_files", -1)
+            )  # a node of the previous release sends none
+            disk = Disk(
+                int(load.get("disk_free_bytes", 0)),
+                load["disk_free_percent"],
+                None if files < 0 else files,
+                load.get("disk_free_files_percent", 100.0),
+                bool(load.get("disk_is_read_only", 0)),
+            )
             warnings += [sentence] if (sentence := disk.sentence()) else []
         return warnings
 
@@ -157,6 +166,9 @@ class Announcement:
         if (disk := data_disk()) is not None:
             own["disk_free_percent"] = round(disk.free_percent, 1)
             own["disk_free_bytes"] = disk.free_bytes
+            own["disk_free_files_percent"] = round(disk.free_files_percent, 1)
+            own["disk_free_files"] = -1 if disk.free_files is None else disk.free_files
+            own["disk_is_read_only"] = int(disk.is_read_only)
         return Node(
             id=self.id,
             role=self.role,

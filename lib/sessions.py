@@ -14,6 +14,9 @@ from django.core.cache import BaseCache
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from lib.causes import REDIS_UNREACHABLE, describe, find_cause
+from lib.logs import once_a_minute
+
 log = logging.getLogger(__name__)
 
 
@@ -44,9 +47,9 @@ class SessionStore(cached_db.SessionStore):
         try:
             return super().load()
         except (RedisError, OSError) as error:
-            log.warning(
-                "a session was read from PostgreSQL because Redis failed: %s", type(error).__name__
-            )
+            cause = find_cause(error) or REDIS_UNREACHABLE
+            message = f"Sessions are read from PostgreSQL. {describe(cause, error)}"
+            once_a_minute(log, logging.WARNING, cause.code, message)
         row = self._get_session_from_db() if self.session_key else None
         return self.decode(row.session_data) if row else {}
 

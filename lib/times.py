@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,30}))?"
-    r"(?:([Zz])|([-+ ])(\d\d)(?::?(\d\d))?)?)?",
+    r"(?: ?([Zz])| ?([-+ ])(\d\d)(?::?(\d\d))?)?)?",
     re.ASCII,
 )
 
@@ -17,6 +17,7 @@ def parse_time(text: str) -> datetime:
     The form is ISO 8601: a date, or a date and a time with or without fractions and offset. A time without an offset is
     in UTC, and a date begins at midnight. Digits after the microseconds are dropped. In a query string a ``+`` that was
     not percent-encoded arrives as a space, so a space before the offset stands for a plus (WHATWG URL, section 5.1).
+    Ruby and Go write another space before the sign.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:

@@ -6,6 +6,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 from django_prometheus.exports import ExportToDjangoView
 
 from lib import nodes
@@ -33,12 +35,16 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 @RouteFacts(cost="uncounted", called_by="probe")
+@csrf_exempt
+@require_safe
 def alive(request: HttpRequest) -> HttpResponse:
     """Return 200 while the process is running. Checks no dependency."""
     return JsonResponse({"status": "ok"})
 
 
 @RouteFacts(cost="uncounted", called_by="probe")
+@csrf_exempt
+@require_safe
 def ready(request: HttpRequest) -> HttpResponse:
     """Return the state of each dependency, with 503 while a required one fails or while this process is stopping."""
     checks = health.check()
@@ -51,6 +57,8 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 
 @RouteFacts(cost="uncounted", called_by="probe")
+@csrf_exempt
+@require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """Return Prometheus metrics if the request has the token ``METRICS_TOKEN``, otherwise 404."""
     expected = f"Bearer {settings.METRICS_TOKEN}"

@@ -50,6 +50,33 @@ def read_number(value: Any) -> float | None:
     return None if isinstance(value, bool) or not math.isfinite(number) else number
 
 
+def merge_claims(userinfo: dict[str, Any], token: dict[str, Any]) -> dict[str, Any]:
+    """Return the claims of the userinfo endpoint and of the ID token. The token counts where both have a value.
+
+    A null says nothing (OpenID Connect Core 5.3.2): some providers send null in the token and the value in userinfo.
+    """
+    return userinfo | {
+        name: value
+        for name, value in token.items()
+        if value is not None or userinfo.get(name) is None
+    }
+
+
+def read_email(claims: dict[str, Any], *, trusts_email: bool) -> str:
+    """Return the person's e-mail address, or "" if the provider sends none.
+
+    Azure AD B2C sends a list ``emails`` in place of ``email``. If the operator trusts the provider's addresses, a
+    ``preferred_username`` or ``upn`` that is an address counts too: Entra ID sends only these for many accounts.
+    """
+    if email := read_text(claims.get("email")):
+        return email
+    emails = claims.get("emails")
+    found = read_text(emails[0]) if isinstance(emails, list) and emails else read_text(emails)
+    names = ("preferred_username", "upn") if trusts_email and not found else ()
+    texts = (read_text(claims.get(name)) for name in names)
+    return found or next((text for text in texts if "@" in text), "")
+
+
 def is_email_verified(claims: dict[str, Any], *, trusts_email: bool) -> bool:
     """Return whether the e-mail address in the claims is verified.
 

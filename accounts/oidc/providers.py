@@ -7,6 +7,7 @@ provider is unreachable.
 import base64
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote_plus
@@ -29,10 +30,21 @@ Any client can send tokens with unknown key ids. Without a pause, each of them w
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 SECRET_METHODS = ("client_secret_basic", "client_secret_post")
 """The supported ways to send the client secret, in the order in which we try them."""
+ANNOUNCED_METHODS = (*SECRET_METHODS, "client_secret_jwt", "none")
+"""All supported methods (OpenID Connect Core, section 9). The last two are tried only where they are announced."""
+ASSERTION_SECONDS = 60
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class ProviderUnavailable(Exception):
     """The provider did not respond, or its response cannot be used. A later request may succeed."""
+
+
+class ProviderMisconfigured(ProviderUnavailable):
+    """The provider responded, but it and this server are not configured for each other. Another try does not help.
+
+    The message is for operators.
+    """
 
 
 class ProviderRefused(Exception):
@@ -107,7 +119,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
     document = _json(send_request("GET", url))
     # Discovery 4.3 requires the exact issuer, so that one provider cannot impersonate another.
     if document.get("issuer") != provider.issuer:
-        raise ProviderUnavailable("the discovery document names another issuer")
+        raise ProviderMisconfigured("the discovery document names another issuer")
     fields = {name: document.get(name) or "" for name in URLS}
     # Plain HTTP is for providers on a development machine: there the issuer itself is an http:// URL.
     is_http_allowed = provider.issuer.startswith("http://")
@@ -115,7 +127,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
     for name, value in fields.items():
         is_missing = name in ENDPOINTS and not value
         if is_missing or (value and not str(value).startswith(schemes)):
-            raise ProviderUnavailable(f"the discovery document has no usable {name}")
+            raise ProviderMisconfigured(f"the discovery document has no usable {name}")
     methods = document.get("token_endpoint_auth_methods_supported")
     methods = methods if isinstance(methods, list) else [methods]
     texts = tuple(method for method in methods if isinstance(method, str))
@@ -214,16 +226,16 @@ def client_methods(provider: IdentityProvider) -> tuple[str, ...]:
     """Return the ways in which we authenticate at the provider's token endpoint, in the order in which we try them.
 
     A provider that announces no methods supports ``client_secret_basic`` (OpenID Connect Discovery 1.0, section 3), but
-    some of them want the secret in the form. Raise ``ProviderUnavailable`` if we support no announced method.
+    some of them want the secret in the form. Raise ``ProviderMisconfigured`` if we support no announced method.
     """
     if not provider.client_secret:
         return ("none",)
     announced = get_metadata(provider).client_methods
-    methods = tuple(m for m in SECRET_METHODS if announced is None or m in announced)
+    methods = tuple(m for m in ANNOUNCED_METHODS if m in (announced or SECRET_METHODS))
     if not methods:
-        raise ProviderUnavailable(
+        raise ProviderMisconfigured(
             f"its token endpoint accepts only {', '.join(announced or ())}, and this server supports "
-            f"{' and '.join(SECRET_METHODS)}"
+            f"{', '.join(ANNOUNCED_METHODS)}"
         )
     # The client may be registered for one of the announced methods only.
     known = _accepted_methods.get((provider.issuer, provider.client_id))
@@ -259,8 +271,27 @@ def _authenticate_client(
         pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
         basic = base64.b64encode(pair.encode()).decode()
         return {"data": form, "headers": {"Authorization": f"Basic {basic}"}}
-    sent = {"client_id": client_id} | ({"client_secret": secret} if secret else {})
+    sent = {"client_id": client_id}
+    if method == "client_secret_jwt":
+        assertion = _sign_assertion(provider, secret)
+        sent |= {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
+    elif method == "client_secret_post":
+        sent |= {"client_secret": secret}
     return {"data": form | sent}
+
+
+def _sign_assertion(provider: IdentityProvider, secret: str) -> str:
+    """Return a JWT that proves to the provider that we have the client secret (RFC 7523, section 3)."""
+    now = int(time.time())
+    claims = {
+        "iss": provider.client_id,
+        "sub": provider.client_id,
+        "aud": get_metadata(provider).token_endpoint,
+        "jti": uuid.uuid4().hex,
+        "iat": now,
+        "exp": now + ASSERTION_SECONDS,
+    }
+    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 def _is_client_refused(response: httpx2.Response) -> bool:

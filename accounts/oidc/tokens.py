@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from accounts.models import IdentityProvider, SpentToken
 from accounts.oidc import providers
-from accounts.oidc.claims import read_number, read_text
+from accounts.oidc.claims import merge_claims, read_number, read_text
 
 ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -85,7 +85,7 @@ def exchange(
     )
     userinfo = providers.fetch_userinfo(provider, str(response.get("access_token") or ""))
     if userinfo is not None:
-        claims = _check_userinfo(userinfo, sub=claims["sub"]) | claims
+        claims = merge_claims(_check_userinfo(userinfo, sub=claims["sub"]), claims)
     return _token_set(provider, response, claims, sub=claims["sub"])
 
 
@@ -106,7 +106,7 @@ def refresh(provider: IdentityProvider, *, refresh_token: str, sub: str) -> Toke
     except providers.ProviderUnavailable:
         userinfo = None
     if userinfo is not None:
-        claims = _check_userinfo(userinfo, sub=sub) | claims
+        claims = merge_claims(_check_userinfo(userinfo, sub=sub), claims)
     token_set = _token_set(provider, response, claims, sub=sub)
     is_complete = bool(id_token) and (userinfo is not None or not has_userinfo)
     return replace(token_set, is_complete=is_complete)

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import AuditEntry, ClaimedRole, Identity, Membership, Organization, User
-from accounts.oidc.claims import read_names, read_text
+from accounts.oidc.claims import read_email, read_names
 from accounts.services import memberships, sessions
 from accounts.services.audit import record
 
@@ -20,6 +20,7 @@ RANK = ("viewer", "auditor", "billing", "member", "admin", "owner")
 """Roles from low to high. If several rules match for one organization, the highest role applies."""
 STORED_CLAIMS = (
     *("sub", "email", "email_verified", "name", "preferred_username", "given_name", "family_name"),
+    *("emails", "upn"),
     *("realm_access", "resource_access", "groups", "roles"),
 )
 """Claims that are stored with an identity, together with the claims that the provider's rules use."""
@@ -112,7 +113,8 @@ def apply_claims(*, identity: Identity, claims: dict[str, Any]) -> None:
         changed |= _apply_staff(identity, result.is_staff)
         if changed:
             sessions.announce_access_change(user_id=identity.user_id)
-    email = (read_text(claims.get("email")) or identity.email)[:254].replace("\0", "")
+    email = read_email(claims, trusts_email=provider.trusts_email) or identity.email
+    email = email[:254].replace("\0", "")
     identity.email = email if _is_encodable(email) else identity.email
     identity.last_claims = _claims_to_store(claims, provider.claim_rules)
     identity.last_seen_at = timezone.now()

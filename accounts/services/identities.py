@@ -12,7 +12,7 @@ from accounts.models import (
     User,
     UserSession,
 )
-from accounts.oidc.claims import is_email_verified, read_text
+from accounts.oidc.claims import is_email_verified, read_email, read_text
 from accounts.services import memberships, people, sessions
 from accounts.services.audit import record
 from accounts.services.claimed_roles import apply_claims
@@ -84,7 +84,7 @@ def _create_user_and_identity(provider: IdentityProvider, claims: dict[str, Any]
             "You have no account on this server, and signing in with this provider does not create "
             "one. Ask an administrator of this server for an account."
         )
-    email = read_text(claims.get("email"))
+    email = read_email(claims, trusts_email=provider.trusts_email)
     if not email or "\0" in email:
         raise SignInRefused(
             "An account needs an e-mail address, but the provider did not send yours. "

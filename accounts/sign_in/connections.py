@@ -46,7 +46,7 @@ def connect(request: AuthenticatedRequest, slug: str) -> HttpResponse:
     try:
         url = flows.begin_flow(request, provider, purpose="link", target=SETTINGS_PAGE)
     except providers.ProviderUnavailable as error:
-        return flows.render_failure(request, provider, 503, flows.UNREACHABLE, error)
+        return flows.render_unavailable(request, provider, error)
     return render_forward(request, url, provider)
 
 

@@ -48,6 +48,10 @@ COMPAT_CALLBACK = "/oauth/keycloak/callback"
 """The redirect URI that existing OpenHands installations have registered for their Keycloak client."""
 PURPOSES = ("sign-in", "link")
 UNREACHABLE = "{name} is not responding. Try again in a few minutes."
+MISCONFIGURED = (
+    "{name} and this server are not configured for each other, so nobody can sign in with it. Contact your "
+    "administrator: the reason is in the server's log, and “Check the connection” on the admin site shows it."
+)
 STALE = (
     "This sign-in cannot be completed: it was started in another browser, took more than 10 minutes, or was "
     "already completed. Start again."
@@ -113,7 +117,7 @@ def sign_in(request: HttpRequest, slug: str) -> HttpResponse:
     try:
         return redirect(begin_flow(request, provider, purpose="sign-in", target=target))
     except providers.ProviderUnavailable as error:
-        return render_failure(request, provider, 503, UNREACHABLE, error)
+        return render_unavailable(request, provider, error)
 
 
 @RouteFacts(streams=True)
@@ -139,7 +143,7 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
     try:
         return _complete_flow(request, provider, flow)
     except providers.ProviderUnavailable as error:
-        return render_failure(request, provider, 503, UNREACHABLE, error)
+        return render_unavailable(request, provider, error)
     except providers.ProviderRefused as error:
         return render_failure(request, provider, *REFUSED, error.code)
     except tokens.BadToken as error:
@@ -246,6 +250,15 @@ def render_failure(
     if status == 503:
         response.headers["Retry-After"] = "10"
     return response
+
+
+def render_unavailable(
+    request: HttpRequest, provider: IdentityProvider, error: providers.ProviderUnavailable
+) -> HttpResponse:
+    """Render the page for a provider with which nobody can sign in now, and say whether waiting helps."""
+    is_misconfigured = isinstance(error, providers.ProviderMisconfigured)
+    sentence = MISCONFIGURED if is_misconfigured else UNREACHABLE
+    return render_failure(request, provider, 503, sentence, error)
 
 
 def begin_flow(

@@ -18,6 +18,7 @@ from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import ApiKey
 from accounts.requests import ApiRequest
 from compat.accounts.views import MESSAGE
+from lib.api import MomentField
 from lib.problems import Problem
 from lib.routes import NOTHING, RouteFacts
 
@@ -66,7 +67,7 @@ class NewCompatKeySerializer(serializers.Serializer[Any]):
     """The name and the expiry of a new API key."""
 
     name = serializers.CharField(max_length=80, required=False, allow_null=True)
-    expires_at = serializers.DateTimeField(required=False, allow_null=True)
+    expires_at = MomentField(required=False, allow_null=True)
 
 
 @RouteFacts(replaced_by="/api/v1/api-keys")

@@ -4,8 +4,9 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compat.v1.base import MomentField, PageQuery
+from compat.v1.base import PageQuery
 from compat.v1.serializers import V1MessageSerializer
+from lib.api import MomentField
 
 
 class RuntimeNewConversationSerializer(serializers.Serializer[Any]):

@@ -202,6 +202,8 @@ class EngineEventsView(EngineView):
         The agent starts to work on the message only if ``run`` is true.
         """
         row = self.get_conversation(pk)
+        # Without effect, as in the engine (openhands-agent-server 1.58.0): the sender is the user of the key.
+        check_fields(read_object(request), handled=("role", "content", "run", "sender"))
         body = self.body(V1MessageSerializer)
         text, images = split_message(body)
         services.post_message(
@@ -268,6 +270,7 @@ class AnswerView(EngineView):
     def post(self, request: ApiRequest, pk: str) -> Response:
         """Accept or reject the agent's pending actions. Respond with 409 if no confirmation is pending."""
         row = self.get_conversation(pk)
+        check_fields(read_object(request), handled=("accept", "reason"))
         body = self.body(serializers.RuntimeAnswerSerializer)
         services.answer_confirmation(
             conversation_id=row.pk,

@@ -24,6 +24,7 @@ from accounts.settings.fields import FIELDS, UnknownSetting
 from billing import services
 from billing.gateway import directory
 from billing.models import ModelAccess
+from lib.api import parse_body
 from lib.masks import is_mask
 from lib.problems import Problem
 from lib.routes import RouteFacts
@@ -128,8 +129,12 @@ class CompatSettingsView(InActiveOrganization):
         """
         user = request.user
         organization = self.organization()
-        model = self.body(CompatSettingsSerializer)
-        body = dict(request.data)
+        sent = request.data
+        is_object = isinstance(sent, dict)
+        # Every other name is checked by ``check_names``.
+        fields = {name: sent[name] for name in MODEL_FIELDS if name in sent} if is_object else sent
+        model = parse_body(CompatSettingsSerializer, fields)
+        body = dict(sent)
         check_names(body)
         values = parse_settings(body)
         with transaction.atomic():

@@ -7,8 +7,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compat.v1.base import MomentField
 from conversations.models import Conversation
+from lib.api import MomentField
 from lib.problems import Problem
 
 TEXT_LENGTH = 200_000

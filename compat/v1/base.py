@@ -14,8 +14,8 @@ from rest_framework.response import Response
 from accounts.requests import ApiRequest
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from lib import pages
+from lib.api import MomentField
 from lib.problems import Problem
-from lib.times import parse_time
 
 MAX_IDS = 100
 
@@ -97,20 +97,6 @@ class PageQuery(serializers.Serializer[Any]):
 
     page_id = serializers.CharField(required=False, max_length=200)
     limit = serializers.IntegerField(required=False, default=100, min_value=1, max_value=100)
-
-
-class MomentField(serializers.DateTimeField):
-    """A time in a query string, in any form that ``lib.times`` reads."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        if not isinstance(data, str):
-            return super().to_internal_value(data)
-        try:
-            return parse_time(data)
-        except ValueError:
-            raise serializers.ValidationError(
-                "This is not a time. Send a time such as 2026-11-29T10:00:00Z."
-            ) from None
 
 
 class TimesQuery(serializers.Serializer[Any]):

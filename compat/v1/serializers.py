@@ -4,8 +4,9 @@ from typing import Any
 
 from rest_framework import serializers
 
-from compat.v1.base import MomentField, PageQuery, TimesQuery
+from compat.v1.base import PageQuery, TimesQuery
 from conversations.models import Conversation, StartTask
+from lib.api import MomentField
 
 TEXT_LENGTH = 1_000_000
 MAX_PARTS = 100

@@ -19,6 +19,7 @@ from billing import services as billing
 from compat.v1 import responses, resuming, serializers, translation
 from conversations import services
 from conversations.api.authentication import HEADER
+from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import Conversation, Event, LoggedEvent
 from conversations.realtime import access
 from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, StatusFrame
@@ -45,6 +46,8 @@ CLOSE_CODES = {
     access.Refusal.NOT_PERMITTED: CLOSE_UNKNOWN,
     access.Refusal.NOT_VISIBLE: CLOSE_UNKNOWN,
 }
+SAFETY = {"confirmation_policy": build_policy, "security_analyzer": build_analyzer}
+"""The fields of the state that say when the agent asks, each with the function that builds the engine's format."""
 TOO_FAST = "You sent too many messages. Wait a moment, then send this message again."
 NO_VIEW = "You no longer have access to this conversation."
 NO_STEERING = "You need the permission conversations.steer to send messages, and the creator must let others steer."
@@ -87,6 +90,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.query = resuming.parse_query(query)
         self.resending = resuming.Resending()
         self.sent_status = ""
+        # The confirmation policy and the analyzer that the client knows, in the engine's format.
+        self.sent_safety: dict[str, Any] = {}
         self.start_seq = 0
         self.is_open = False
         self.inbox: asyncio.Queue[str] = asyncio.Queue(INBOX_MAX)
@@ -111,7 +116,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         except Problem as problem:
             # A close code alone does not say which parameter is wrong.
             await self.send(text_data=translation.encode_error(problem.code, problem.detail))
-            await self.close(CLOSE_BAD_REQUEST)
+            await self.close(CLOSE_BAD_REQUEST, problem.detail[:123])
             return None
         signed_in(self.scope)
         try:
@@ -197,6 +202,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         code = CLOSE_OVERFLOW
         try:
             state, after, self.sent_status, self.start_seq = await run_in_thread(self._load_state)
+            self.sent_safety = {name: state[name] for name in SAFETY}
             async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
                 # The web client disables its input until it has received a state.
                 await self.send(text_data=translation.encode_state("full_state", state))
@@ -258,7 +264,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         return texts
 
     async def _encode_other_frame(self, frame: Frame) -> list[str]:
-        """Return the V1 texts of a frame outside the log: a delta, or a status that no event reported."""
+        """Return the V1 texts of a frame outside the log: a delta, or changes of the record that no event reported."""
         # A client with ``resend_all``, such as the web client, counts every frame as part of the history and does not
         # show deltas, so it receives none.
         if isinstance(frame, DeltaFrame) and "resend_all" not in self.query:
@@ -266,11 +272,19 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             return [text] if text else []
         if not isinstance(frame, StatusFrame) or frame.record is None:
             return []
+        # The SDK reads these from the state that it received, so it would show an old policy (openhands-sdk 1.58.0).
+        safety = {name: build(frame.record[name]) for name, build in SAFETY.items()}
+        texts = [
+            translation.encode_state(name, value)
+            for name, value in safety.items()
+            if value != self.sent_safety.get(name, value)
+        ]
+        self.sent_safety = safety
         status = frame.record["execution_status"]
         if status == self.sent_status:
-            return []
+            return texts
         self.sent_status = status
-        texts = [translation.encode_state("execution_status", status)]
+        texts.append(translation.encode_state("execution_status", status))
         if status in translation.ENDED_STATES:
             texts.append(await self._encode_full_state(status))
         return texts

@@ -33,6 +33,12 @@ CLOSES = {
     Refusal.NOT_PERMITTED: CLOSE_NOT_FOUND,
     Refusal.NOT_VISIBLE: CLOSE_NOT_FOUND,
 }
+REASONS = {
+    CLOSE_BAD_REQUEST: "Send only `after` and `epoch` in the query string. Both are whole numbers.",
+    CLOSE_UNAUTHENTICATED: "Sign in, or send a valid API key.",
+    CLOSE_NOT_FOUND: "This conversation does not exist, or you have no access to it.",
+}
+"""The reasons that refused clients receive. A close frame has room for 123 bytes (RFC 6455, section 5.5)."""
 CLOSE_SECONDS = 5.0
 SIGNED_IN = "openhands.signed_in"
 """The key of an ASGI scope whose value is called when the client of a socket has signed in."""
@@ -188,9 +194,8 @@ class ConversationConsumer:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_SECONDS):
                 message: dict[str, Any] = {"type": "websocket.close", "code": code}
-                if self._reason:
-                    # A close frame has room for 123 bytes of reason (RFC 6455, section 5.5).
-                    message["reason"] = self._reason[:123]
+                if reason := self._reason or REASONS.get(code, ""):
+                    message["reason"] = reason[:123]
                 await self._send(message)
 
 

@@ -23,6 +23,8 @@ from lib.problems import Problem
 from lib.routes import RouteFacts
 
 CONVERSATION = "X-OpenHands-ServerConversation-ID"
+ACCEPT = "application/json, text/event-stream"
+"""The ``Accept`` header that the MCP specification asks of clients."""
 
 
 class NotMcp(Problem):
@@ -100,9 +102,10 @@ class McpView(APIView):
         )
         raw: Any = request._request  # noqa: SLF001 - for the raw body, which the SDK parses
         check_message(raw.body)
+        # DRF has negotiated already. The SDK (mcp 1.x) compares texts, and would refuse ``*/*`` and a missing header.
+        sent = {name.lower(): value for name, value in request.headers.items()} | {"accept": ACCEPT}
         headers = [
-            (name.lower().encode(), value.encode("latin-1", "replace"))
-            for name, value in request.headers.items()
+            (name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()
         ]
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": request.path}
         scope |= {"headers": headers, "query_string": b"", "http_version": "1.1", "scheme": "http"}

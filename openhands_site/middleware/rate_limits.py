@@ -77,8 +77,8 @@ class RateLimits:
             # Limits that protect money or keys must be exact. The others count in blocks to save calls to Redis.
             count = limits.count if group in FAIL_CLOSED else limits.count_in_blocks
             usage = count(request, group=f"{group}|", value=value, rate=rate)
-        except limits.NotCounted:
-            return _refuse_uncounted(request) if group in FAIL_CLOSED else None
+        except limits.NotCounted as error:
+            return _refuse_uncounted(request, str(error)) if group in FAIL_CLOSED else None
         if not usage.is_over:
             return None
         sentence = f"Too many requests. Try again in {usage.reset} seconds."
@@ -103,10 +103,8 @@ def identify_caller(request: HttpRequest, view: Callable[..., Any]) -> str:
     return caller_name(user) if user else client_network(request)
 
 
-def _refuse_uncounted(request: HttpRequest) -> HttpResponse:
-    sentence = (
-        "The rate limit cannot be checked because Redis is unavailable. Try again in a few seconds."
-    )
+def _refuse_uncounted(request: HttpRequest, cause: str) -> HttpResponse:
+    sentence = f"The rate limit cannot be checked. {cause}"
     return refuse(request, 503, "requests-not-counted", sentence, {"Retry-After": "5"})
 
 

@@ -17,6 +17,7 @@ from conversations import services
 from conversations.models import Lease
 from conversations.realtime import threads
 from conversations.realtime.hub import get_hub
+from conversations.realtime.socket import REASONS
 from openhands_site.asgi import application
 from openhands_site.serving.lean_socket import LeanWebSocket
 from tests.conversations.conftest import make_frame
@@ -177,6 +178,21 @@ async def test_socket_with_an_invalid_cursor_is_closed_with_4400(conversation, a
     socket = build_socket(conversation.pk, query, authorization=f"Bearer {token}")
 
     assert await receive_close_code(socket) == 4400
+
+
+async def test_refused_sockets_are_told_the_reason(conversation, alice, charlie):
+    _, token = await create_key(alice)
+    _, foreign = await create_key(charlie)
+    reasons = []
+    for query, key in (("?after=x", token), ("", "oh_0.x"), ("", foreign)):
+        socket = build_socket(conversation.pk, query, authorization=f"Bearer {key}")
+        await socket.connect()
+        reasons.append((await socket.receive_output(5))["reason"])
+
+    assert "`after`" in reasons[0]
+    assert "API key" in reasons[1]
+    assert "does not exist" in reasons[2]
+    assert all(len(reason.encode()) <= 123 for reason in REASONS.values())
 
 
 async def test_messages_of_the_client_are_ignored(conversation, alice):

@@ -201,6 +201,8 @@ class OidcProvider:
     def _is_client(self, form: dict[str, str], authorization: str) -> bool:
         """Check the client's id and secret in the form, or form-encoded in the header (RFC 6749, section 2.3.1)."""
         sent = form.get("client_id"), form.get("client_secret")
+        if assertion := form.get("client_assertion"):
+            return "client_secret_jwt" in self.client_methods and self._is_assertion(assertion)
         if authorization:
             # A client must not authenticate in two ways.
             if form.get("client_secret") or "client_secret_basic" not in self.client_methods:
@@ -213,6 +215,21 @@ class OidcProvider:
         elif not form.get("client_secret"):
             return "none" in self.client_methods and form.get("client_id") == self.client_id
         return sent == (self.client_id, self.client_secret)
+
+    def _is_assertion(self, assertion: str) -> bool:
+        """Check a client's JWT (RFC 7523, section 3)."""
+        try:
+            claims = jwt.decode(
+                assertion,
+                self.client_secret,
+                algorithms=["HS256"],
+                audience=f"{self.issuer}/protocol/openid-connect/token",
+                issuer=self.client_id,
+                options={"require": ["exp", "jti", "sub"]},
+            )
+        except jwt.PyJWTError:
+            return False
+        return bool(claims["sub"] == self.client_id)
 
     def _token(self, form: dict[str, str], authorization: str = "") -> tuple[int, dict[str, Any]]:
         if not self._is_client(form, authorization):

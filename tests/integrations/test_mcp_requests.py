@@ -98,3 +98,24 @@ def test_valid_message_with_other_scripts_is_answered(mcp):
     )
 
     assert response.json() == {"jsonrpc": "2.0", "id": "日本 😀", "result": {}}
+
+
+@pytest.mark.parametrize(
+    "accept", [None, "*/*", "application/*", "application/json", BOTH, "text/html, */*;q=0.1"]
+)
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/mcp"])
+def test_client_that_accepts_json_in_any_form_is_answered(mcp, path, accept):
+    headers = {} if accept is None else {"Accept": accept}
+    response = mcp.generic("POST", path, PING, content_type="application/json", headers=headers)
+
+    assert response.status_code == 200, response.content
+    assert response.json()["result"] == {}
+
+
+@pytest.mark.parametrize("accept", ["text/html", "text/event-stream"])
+def test_client_that_does_not_accept_json_gets_406(mcp, accept):
+    response = mcp.generic(
+        "POST", "/mcp", PING, content_type="application/json", headers={"Accept": accept}
+    )
+
+    assert response.status_code == 406

@@ -230,6 +230,8 @@ def test_full_and_read_only_redis_and_wrong_password_are_explained(own_redis):
         (redis.exceptions.BusyLoadingError("Redis is loading"), "redis-loading"),
         (redis.ResponseError("LOADING Redis is loading the dataset"), "redis-loading"),
         (redis.ResponseError("MISCONF Redis is configured to save"), "redis-read-only"),
+        (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), "redis-read-only"),
+        (redis.ResponseError("MASTERDOWN Link with MASTER is down"), "redis-read-only"),
         (redis.ConnectionError("max number of clients reached"), "redis-too-many-connections"),
         (redis.ResponseError("NOPERM this user has no permissions"), "redis-refuses-sign-in"),
         (redis.ConnectionError("Connection refused"), "redis-unavailable"),

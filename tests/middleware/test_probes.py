@@ -7,6 +7,7 @@ import wsgiref.simple_server
 
 import pytest
 from django.db import connections
+from django.test import Client
 
 from openhands_site.serving.probes import probe_paths, public_host
 
@@ -123,3 +124,20 @@ def test_other_routes_refuse_a_foreign_host(wsgi_port, path):
 def test_host_of_probes_is_one_that_is_allowed(settings, public, allowed, expected):
     settings.PUBLIC_URL, settings.ALLOWED_HOSTS = public, allowed
     assert public_host() == expected
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("accept", ["text/html", "text/plain", "application/xml", "x"])
+@pytest.mark.parametrize("path", PROBES)
+def test_probe_responds_whatever_it_accepts(client, path, accept):
+    assert client.get(path, headers={"Accept": accept}).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("method", ["post", "put", "delete"])
+@pytest.mark.parametrize("path", [*PROBES, "/metrics"])
+def test_other_methods_of_probes_are_405(path, method):
+    response = getattr(Client(enforce_csrf_checks=True), method)(path)
+
+    assert response.status_code == 405
+    assert "GET" in response.headers["Allow"]

@@ -270,3 +270,31 @@ def test_invalid_setting_raises(monkeypatch, text):
 
     with pytest.raises(env.ImproperlyConfigured):
         env.rates("RATES", {"read": "9/m"})
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (redis.exceptions.OutOfMemoryError("command not allowed"), "memory"),
+        (redis.exceptions.ReadOnlyError("You can't write"), "no changes"),
+        (redis.exceptions.ResponseError("NOREPLICAS Not enough good replicas"), "no changes"),
+        (redis.exceptions.ConnectionError("refused"), "unreachable"),
+    ],
+)
+def test_failure_of_redis_is_named_and_logged_once_a_minute(
+    rates, api, monkeypatch, caplog, error, word
+):
+    def fail(*args, **kwargs):
+        raise error
+
+    rates(address="100/m", read="100/m", write="100/m", keys="100/m", spend="100/m")
+    monkeypatch.setattr(limits, "get_usage", fail)
+    monkeypatch.setattr(cache, "incr", fail)
+    monkeypatch.setattr("lib.logs._last_lines", {})
+
+    with caplog.at_level("WARNING", "lib.limits"):
+        answers = [api.post("/api/v1/api-keys", {"name": "x"}, format="json") for _ in range(5)]
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert word in answers[-1].json()["detail"]
+    assert len([line for line in caplog.records if line.name == "lib.limits"]) == 1

@@ -254,3 +254,40 @@ def test_claims_of_a_rule_with_dots_are_stored(oidc, db):
     claimed_roles.apply_claims(identity=identity, claims=identity.last_claims)
 
     assert User.objects.get(pk=identity.user_id).is_staff
+
+
+# --- The address ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "trusts", "accepted"),
+    [
+        ({"emails": ["ana@example.org"]}, False, True),
+        ({"emails": ["ana@example.org", "other@example.org"]}, False, True),
+        ({"emails": "ana@example.org"}, False, True),
+        ({"email": None, "emails": ["ana@example.org"]}, False, True),
+        ({"email": "", "emails": ["ana@example.org"]}, False, True),
+        ({"preferred_username": "ana@example.org"}, True, True),
+        ({"upn": "ana@example.org", "preferred_username": "ana"}, True, True),
+        # A person may choose the name freely, so it counts only if the operator trusts the provider's addresses.
+        ({"preferred_username": "ana@example.org"}, False, False),
+        ({"preferred_username": "ana"}, True, False),
+        ({"emails": []}, True, False),
+        ({"emails": [{"value": "ana@example.org"}]}, True, False),
+        ({}, True, False),
+    ],
+)
+def test_address_is_read_from_the_claims_of_azure(provider, fields, trusts, accepted):
+    provider.trusts_email = trusts
+
+    assert can_create_account(provider, **{"email": ABSENT} | fields) is accepted
+    assert User.objects.filter(email="ana@example.org").exists() is accepted
+
+
+def test_null_in_the_id_token_does_not_hide_the_value_of_the_userinfo(browser, oidc):
+    person = oidc.add_person("ana")
+    oidc.userinfo = {"email": "ana@example.org", "email_verified": True}
+    oidc.bend = lambda claims: claims.update(email=None, email_verified=None) or None
+
+    assert browser.sign_in(person).status_code == 302
+    assert Identity.objects.get().email == "ana@example.org"

@@ -90,6 +90,27 @@ def test_client_without_a_secret_sends_its_id_only(oidc, db, announce):
     assert Browser(oidc).sign_in(oidc.add_person("ana")).headers["Location"] == "/"
 
 
+@pytest.mark.parametrize(
+    ("announced", "accepted"),
+    [
+        (["private_key_jwt", "client_secret_jwt"], "client_secret_jwt"),
+        ([BASIC, POST, "client_secret_jwt"], "client_secret_jwt"),
+        (["none"], "none"),
+        (["private_key_jwt", "none"], "none"),
+    ],
+)
+def test_announced_method_without_the_secret_in_the_request_works(
+    oidc, db, announce, announced, accepted
+):
+    announce(announced)
+    oidc.client_methods, oidc.client_secret = (accepted,), "s" * 40
+    create_provider(oidc)
+    browser = Browser(oidc)
+
+    assert browser.sign_in(oidc.add_person("ana")).headers["Location"] == "/"
+    assert refresh(browser) == 1
+
+
 def test_sign_out_at_the_provider_uses_the_same_method(browser, oidc, announce):
     announce([BASIC])
     oidc.client_methods = (BASIC,)
@@ -128,5 +149,8 @@ def test_provider_without_a_supported_method_is_explained_on_the_admin_site(
     ).content.decode()
 
     assert response.status_code == 503
+    # Waiting does not help, so the page does not advise it.
+    assert "administrator" in response.content.decode()
+    assert "not responding" not in response.content.decode()
     assert "private_key_jwt" in page
     assert "client_secret_basic" in page

@@ -15,7 +15,8 @@ import httpx2
 import pytest
 from django.conf import settings
 
-from lib.disk import FULL_BYTES, Disk, DiskState
+from lib import disk as disk_module
+from lib.disk import FULL_BYTES, Disk, DiskState, data_disk
 from tests.waiting import wait_until
 
 MEGABYTE = 1_048_576
@@ -35,6 +36,36 @@ def test_state_of_a_disk(free, percent, state):
     disk = Disk(free, percent)
     assert disk.state is state
     assert bool(disk.sentence()) is (state is not DiskState.OK)
+
+
+@pytest.mark.parametrize(
+    ("more", "state", "word"),
+    [
+        ({"free_files": 50, "free_files_percent": 0.1}, DiskState.FULL, "inodes"),
+        ({"free_files": 0, "free_files_percent": 0.0}, DiskState.FULL, "inodes"),
+        ({"free_files": 5_000, "free_files_percent": 4.9}, DiskState.LOW, "inodes"),
+        ({"free_files": 5_000, "free_files_percent": 5.0}, DiskState.OK, ""),
+        ({"free_files": None}, DiskState.OK, ""),
+        ({"is_read_only": True}, DiskState.FULL, "read-only"),
+    ],
+)
+def test_disk_without_inodes_and_read_only_disk_are_named(more, state, word):
+    disk = Disk(100 * MEGABYTE, 50.0, **more)
+
+    assert disk.state is state
+    assert word in disk.sentence()
+    assert bool(disk.sentence()) is (state is not DiskState.OK)
+
+
+def test_inodes_and_the_read_only_flag_are_measured(tmp_path, settings, monkeypatch):
+    settings.DATA_DIR = tmp_path
+    monkeypatch.setattr(disk_module._Cached, "at", float("-inf"))
+    real = os.statvfs(tmp_path)
+
+    disk = data_disk()
+
+    assert disk.free_files is None if not real.f_files else disk.free_files > 0
+    assert disk.is_read_only is False
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from accounts.models import AuditEntry
 from accounts.permissions import require
 from accounts.requests import ApiRequest
-from lib.api import parse_query
+from lib.api import MomentField, parse_query
 
 
 class AuditQuery(serializers.Serializer[Any]):
@@ -28,8 +28,8 @@ class AuditQuery(serializers.Serializer[Any]):
         required=False, max_length=64, help_text="The id of the subject."
     )
     request_id = serializers.CharField(required=False, max_length=64)
-    since = serializers.DateTimeField(required=False)
-    until = serializers.DateTimeField(required=False)
+    since = MomentField(required=False)
+    until = MomentField(required=False)
 
 
 class AuditActorSerializer(serializers.Serializer[Any]):

@@ -10,6 +10,7 @@ from rest_framework import serializers
 from accounts.models import User
 from billing.models import ConversationUsage, ModelCall
 from billing.prices import MAX_PRICE_MICROS
+from lib.api import MomentField
 
 PERIOD = timedelta(days=30)
 """The length of the period of totals if the request does not send ``since``."""
@@ -63,10 +64,8 @@ class ModelCheckSerializer(serializers.Serializer[Any]):
 class PeriodQuery(serializers.Serializer[Any]):
     """A period of time in a query string."""
 
-    since = serializers.DateTimeField(required=False, help_text="The first moment of the period.")
-    until = serializers.DateTimeField(
-        required=False, help_text="The end of the period, which is not part of it."
-    )
+    since = MomentField(required=False, help_text="The first moment of the period.")
+    until = MomentField(required=False, help_text="The end of the period, which is not part of it.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "since" in attrs and "until" in attrs and attrs["since"] >= attrs["until"]:
@@ -160,11 +159,11 @@ class TotalsQuery(PeriodQuery):
         required=False, help_text="Default: the active organization of the caller."
     )
     by = serializers.ChoiceField(["day", "model", "user"], default="day")
-    since = serializers.DateTimeField(
+    since = MomentField(
         required=False,
         help_text="The first moment of the period. If absent: 30 days before its end.",
     )
-    until = serializers.DateTimeField(
+    until = MomentField(
         required=False,
         help_text="The end of the period, which is not part of it. If absent: the time of the request.",
     )

@@ -14,7 +14,7 @@ from accounts.requests import ApiRequest
 from conversations.api.v1.mixins import PAGE_PARAMETERS, NestedMixin
 from conversations.models import EgressDecision
 from conversations.sandboxes.egress.policy import Reason
-from lib.api import parse_query
+from lib.api import MomentField, parse_query
 
 
 class ConversationDecisionQuery(serializers.Serializer[Any]):
@@ -22,8 +22,8 @@ class ConversationDecisionQuery(serializers.Serializer[Any]):
 
     host = serializers.CharField(required=False, max_length=255, help_text="The exact host.")
     allowed = serializers.BooleanField(required=False)
-    since = serializers.DateTimeField(required=False)
-    until = serializers.DateTimeField(required=False)
+    since = MomentField(required=False)
+    until = MomentField(required=False)
 
 
 class DecisionQuery(ConversationDecisionQuery):

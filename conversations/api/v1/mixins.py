@@ -11,7 +11,7 @@ from rest_framework import serializers
 from accounts.permissions import MissingPermission, granted_permissions
 from conversations.log import lookups
 from conversations.models import Conversation
-from lib.api import conditional_response
+from lib.api import conditional_response, parse_body
 from lib.pages import CursorPages, Position, cut_page
 
 PAGE_PARAMETERS = frozenset({"cursor", "limit"})
@@ -25,10 +25,8 @@ class BodyMixin:
     request: Any
 
     def validate_body(self, kind: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """Return the validated body. Raise ``ValidationError`` (400) if a field is invalid."""
-        serializer = kind(data=self.request.data)
-        serializer.is_valid(raise_exception=True)
-        return dict(serializer.validated_data)
+        """Return the validated body. Raise ``ValidationError`` (400) if a field is invalid or unknown."""
+        return parse_body(kind, self.request.data)
 
 
 class NestedMixin(BodyMixin):

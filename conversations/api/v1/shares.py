@@ -13,14 +13,13 @@ from rest_framework.response import Response
 from accounts.requests import ApiRequest
 from conversations import services
 from conversations.api.v1.mixins import NestedMixin
+from lib.api import MomentField
 
 
 class NewShareSerializer(serializers.Serializer[Any]):
     """A new public link. Until ``expires_at``, the link shows the log up to the seq ``through_seq``."""
 
-    expires_at = serializers.DateTimeField(
-        help_text="A time in the future, at most one year from now."
-    )
+    expires_at = MomentField(help_text="A time in the future, at most one year from now.")
     through_seq = serializers.IntegerField(
         required=False,
         allow_null=True,

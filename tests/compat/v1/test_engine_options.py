@@ -357,3 +357,29 @@ class TestChange:
 
         assert response.status_code == 422
         assert "tags" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("events", {"role": "user", "content": [{"type": "text", "text": "x"}], "confirm": True}),
+        ("events", {"role": "user", "content": [], "extended_content": [{"type": "text"}]}),
+        ("events/respond_to_confirmation", {"accept": True, "accept_risk": "low"}),
+    ],
+)
+def test_unknown_field_of_a_message_or_an_answer_is_refused_by_name(sdk, route, body):
+    pk = sdk.post(URL, SDK_BODY, format="json").json()["id"]
+
+    response = sdk.post(f"{URL}/{pk}/{route}", body, format="json")
+
+    assert response.status_code == 422, response.content
+    assert list(body)[-1] in response.json()["detail"]
+
+
+def test_sender_has_no_effect_as_in_the_engine(sdk):
+    pk = sdk.post(URL, SDK_BODY, format="json").json()["id"]
+    body = {"role": "user", "content": [{"type": "text", "text": "x"}], "run": False}
+
+    response = sdk.post(f"{URL}/{pk}/events", body | {"sender": "bot"}, format="json")
+
+    assert response.status_code == 200, response.content

@@ -385,3 +385,21 @@ class TestMessages:
         sentence = "The server could not post this message because of an error. Send it again."
         assert (event["code"], event["detail"]) == ("not-taken", sentence)
         await socket.disconnect()
+
+
+async def test_changed_policy_and_analyzer_reach_the_sdk(conversation, alice):
+    socket = await join(conversation, alice)
+
+    await sync_to_async(services.set_confirmation)(
+        conversation_id=conversation.pk,
+        confirmation_policy="always",
+        security_analyzer="pattern",
+        by=alice,
+    )
+
+    updates = [await read(socket) for _ in range(2)]
+    assert {update["key"]: update["value"]["kind"] for update in updates} == {
+        "confirmation_policy": "AlwaysConfirm",
+        "security_analyzer": "PatternSecurityAnalyzer",
+    }
+    await socket.disconnect()
