@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse, HttpResponseNotModified
 from rest_framework import exceptions, parsers, renderers, serializers
+from rest_framework.metadata import BaseMetadata
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,6 +31,9 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 # Opening brackets become the byte 1 and closing brackets the byte -1. All other bytes are deleted, so the running sum
 # of the rest is the nesting depth.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+# Only an escape sequence can put NUL or half of a surrogate pair into a JSON text, and only 19 digits exceed 64 bits.
+_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NO_STEPS = bytes(set(range(256)) - set(b"[{]}"))
 
 
@@ -68,10 +72,10 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
         status, code, detail, headers = cause.status, cause.code, cause.sentence, cause.headers
     elif isinstance(error, exceptions.ValidationError):
         status, code, extra = 400, "invalid", {"errors": error.detail}
-        detail = _first_sentence(error.detail)
+        detail = first_sentence(error.detail)
     elif isinstance(error, exceptions.APIException):
         status, code = error.status_code, str(error.default_code).replace("_", "-")
-        detail = _first_sentence(error.detail)
+        detail = first_sentence(error.detail)
         if challenge := getattr(error, "auth_header", None):
             headers["WWW-Authenticate"] = challenge
         if seconds := getattr(error, "wait", None):
@@ -83,14 +87,14 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     return Response(body, status=status, headers=headers, content_type="application/problem+json")
 
 
-def _first_sentence(detail: Any, name: str = "") -> str:
+def first_sentence(detail: Any, name: str = "") -> str:
     """Return the first message of DRF's nested error detail, with the name of its field."""
     if isinstance(detail, Mapping):
         # DRF uses the keys below for errors that belong to no field.
         key, value = next(iter(detail.items()), ("", "Invalid."))
-        return _first_sentence(value, "" if key in ("non_field_errors", "detail") else str(key))
+        return first_sentence(value, "" if key in ("non_field_errors", "detail") else str(key))
     if isinstance(detail, list):
-        return _first_sentence(next((part for part in detail if part), "Invalid."), name)
+        return first_sentence(next((part for part in detail if part), "Invalid."), name)
     return f"{name}: {detail}" if name else str(detail)
 
 
@@ -137,8 +141,28 @@ def strict_loads(raw: bytes, *, max_depth: int) -> Any:
     )
 
 
+def find_unstorable(value: Any) -> str:
+    """Return why a JSON value cannot be stored and written again, for the client, or an empty text.
+
+    PostgreSQL stores no NUL, UTF-8 encodes no lone surrogate, and integers over 64 bits are not exchanged reliably
+    (RFC 8259, section 6). The value may have as many levels as Python's recursion limit allows.
+    """
+    if isinstance(value, str):
+        if _UNSTORABLE.search(value):
+            return "it contains a NUL character or half of a surrogate pair, which cannot be stored"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if reason := find_unstorable(key) or find_unstorable(inner):
+                return reason
+    elif isinstance(value, list):
+        return next(filter(None, map(find_unstorable, value)), "")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return "an integer has more than 64 bits"
+    return ""
+
+
 class StrictJSONParser(parsers.BaseParser):
-    """A parser of JSON bodies. Malformed and ambiguous JSON is rejected with 400 and the reason."""
+    """A parser of JSON bodies. Malformed, ambiguous and unstorable JSON is rejected with 400 and the reason."""
 
     media_type = "application/json"
 
@@ -147,11 +171,14 @@ class StrictJSONParser(parsers.BaseParser):
         if len(raw) > settings.BODY_MAX_BYTES:
             raise TooLarge(f"The body may have at most {settings.BODY_MAX_BYTES} bytes.")
         try:
-            return strict_loads(raw, max_depth=settings.JSON_MAX_DEPTH)
+            value = strict_loads(raw, max_depth=settings.JSON_MAX_DEPTH)
         except UnicodeDecodeError as error:
             raise exceptions.ParseError("The body is not UTF-8.") from error
         except ValueError as error:
             raise exceptions.ParseError(f"The body is not valid JSON: {error}.") from error
+        if _SUSPICIOUS.search(raw) and (reason := find_unstorable(value)):
+            raise exceptions.ParseError(f"The body is not accepted: {reason}.")
+        return value
 
 
 class JSONRenderer(renderers.BaseRenderer):
@@ -170,6 +197,16 @@ class JSONRenderer(renderers.BaseRenderer):
         if data is None:
             return b""
         return dumps(data)
+
+
+class Metadata(BaseMetadata):
+    """The response to ``OPTIONS``: the methods of the route. The OpenAPI document describes the rest.
+
+    DRF's own class builds every serializer of a view and fails for views that choose theirs by the request.
+    """
+
+    def determine_metadata(self, request: Request, view: Any) -> dict[str, Any]:
+        return {"methods": view.allowed_methods}
 
 
 class Negotiation(DefaultContentNegotiation):

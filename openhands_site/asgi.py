@@ -8,14 +8,13 @@ threads.
 import os
 from typing import Any
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
-on_loop = get_asgi_application()
+django.setup(set_prefix=False)
 
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - models need the set-up above
 from django.conf import settings  # noqa: E402
-from django.core.handlers.wsgi import WSGIHandler  # noqa: E402
 from django.utils.module_loading import import_string  # noqa: E402
 
 from compat.v0.sockets import SocketIO  # noqa: E402
@@ -28,6 +27,7 @@ from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
 from openhands_site.serving.addresses import ClientAddress  # noqa: E402
 from openhands_site.serving.arriving_bodies import ArrivingBodies  # noqa: E402
 from openhands_site.serving.bodies import BodyLimit  # noqa: E402
+from openhands_site.serving.charsets import LoopHandler, ThreadHandler  # noqa: E402
 from openhands_site.serving.open_streams import RoomForSockets, RoomForStreams  # noqa: E402
 from openhands_site.serving.origins import OriginCheck  # noqa: E402
 from openhands_site.serving.probes import ProbesOfAnyHost  # noqa: E402
@@ -38,7 +38,8 @@ MOUNTED: dict[str, str] = {
     "/socket.io": "compat.v0.sockets.refuse_polling",
 }
 """Separate ASGI applications by path prefix (``"/x": "module.attribute"``), imported at the first request."""
-in_threads = Threads(PersistentConnection(WSGIHandler()), threads=settings.WEB_THREADS)
+on_loop = LoopHandler()
+in_threads = Threads(PersistentConnection(ThreadHandler()), threads=settings.WEB_THREADS)
 held = RoomForStreams(HeldResponses(in_threads))
 """The application for requests whose response stays open, such as event streams and long polls."""
 streaming = url_pattern(lambda facts: facts.streams)

@@ -340,6 +340,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["lib.api.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["lib.api.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "lib.api.Negotiation",
+    "DEFAULT_METADATA_CLASS": "lib.api.Metadata",
     "DEFAULT_PAGINATION_CLASS": "lib.pages.CursorPages",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "lib.api.problem_response",

@@ -6,18 +6,19 @@ A WSGI server needs much less processor time per request than ASGI. WebSockets a
 
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
-django_application = get_wsgi_application()
+django.setup(set_prefix=False)
 
 from lib.connections import PersistentConnection  # noqa: E402 - settings need the set-up above
 from lib.open_files import prepare  # noqa: E402
 from openhands_site.serving.addresses import ClientAddressOfEnviron  # noqa: E402
 from openhands_site.serving.bodies import BodyLimitOfEnviron  # noqa: E402
+from openhands_site.serving.charsets import ThreadHandler  # noqa: E402
 from openhands_site.serving.probes import ProbesOfAnyHostOfEnviron  # noqa: E402
 
 prepare("web")
 application = ProbesOfAnyHostOfEnviron(
-    ClientAddressOfEnviron(BodyLimitOfEnviron(PersistentConnection(django_application)))
+    ClientAddressOfEnviron(BodyLimitOfEnviron(PersistentConnection(ThreadHandler())))
 )

@@ -149,7 +149,7 @@ def parse_analyzer(analyzer: Any) -> str:
     if analyzer is None:
         return SecurityAnalyzer.NONE.value
     kind = analyzer.get("kind") if isinstance(analyzer, dict) else None
-    if kind not in ANALYZERS:
+    if not isinstance(kind, str) or kind not in ANALYZERS:
         raise refuse(
             "security_analyzer",
             f"Send null, or an object with one of the kinds {', '.join(ANALYZERS)}.",

@@ -8,7 +8,7 @@ from typing import Any
 from rest_framework import serializers
 
 from conversations.models import Conversation
-from lib.api import MomentField
+from lib.api import MomentField, first_sentence
 from lib.problems import Problem
 
 TEXT_LENGTH = 200_000
@@ -43,9 +43,7 @@ def validate(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, An
     errors: Any = serializer.errors
     if not isinstance(errors, dict):
         errors = {"non_field_errors": errors}
-    name, first = next(iter(errors.items()))
-    message = first[0] if isinstance(first, list) and first else first
-    raise Unprocessable(f"{name}: {message}", errors=errors)
+    raise Unprocessable(first_sentence(errors), errors=errors)
 
 
 class TextField(serializers.CharField):
