@@ -499,8 +499,11 @@ GATEWAY_MAX_CALLS = env.integer("GATEWAY_MAX_CALLS", 20, low=1, high=10_000)
 """The maximum number of model calls that one conversation makes at the same time, with all of its tokens."""
 DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
 """The pause of the demo model between the pieces of its response."""
-UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)
-"""Whether users may configure model servers at private addresses, such as an Ollama on this machine."""
+UPSTREAM_ALLOW_PRIVATE: bool | str = env.private_addresses("UPSTREAM_ALLOW_PRIVATE", DEBUG)
+"""Whether users may configure model servers and Git hosts at private addresses, such as an Ollama on this machine.
+
+``single-user`` means: while at most one active person has an account.
+"""
 
 # --- Limits, metrics, logs ------------------------------------------------------
 

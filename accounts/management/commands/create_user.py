@@ -10,6 +10,7 @@ from django.core.management.base import CommandError
 
 from accounts import services
 from accounts.services import identity_providers
+from lib import url_guard
 from lib.commands import OperatorCommand
 
 NAME_MAX = 80
@@ -43,6 +44,8 @@ class Command(OperatorCommand):
             password=password,
         )
         self.say(f"Created the user {user.email}.")
+        if sentence := url_guard.explain_single_user():
+            self.say(sentence)
         if password is None:
             self.say(self._explain_no_password(user.email))
         return {

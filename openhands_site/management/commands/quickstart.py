@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
-from lib import env, open_files, processes
+from lib import env, open_files, processes, url_guard
 from lib.commands import port
 from lib.reachability import Unreachable, check_database, check_redis
 from openhands_site.operating import embedded, supervisor
@@ -232,7 +232,7 @@ class Quickstart:
             "GATEWAY_URL": url,
             "ALLOWED_HOSTS": ",".join(hosts),
             "ALLOWED_ORIGINS": ",".join(dict.fromkeys(origins)),
-            "UPSTREAM_ALLOW_PRIVATE": "true",
+            "UPSTREAM_ALLOW_PRIVATE": "single-user",
         }
         self.own |= {name: stored[name] for name in KEPT if name in stored}
         is_new = not any(name in stored for name in KEYS)
@@ -354,6 +354,8 @@ class Quickstart:
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
         self.engine_dir = settings.ENGINE_DIR
         self._describe_sandboxes()
+        if sentence := url_guard.explain_single_user():
+            self.console.step("Private hosts", sentence)
 
     def _describe_sandboxes(self) -> None:
         """Print the isolation of agents. If this machine cannot isolate them, the server runs but agents do not."""
