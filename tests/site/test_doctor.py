@@ -190,7 +190,9 @@ def test_unreachable_database_is_one_failed_line_and_nothing_else_speaks_of_it(t
     result = run_doctor(tmp_path)
 
     about = [
-        line for line in result.stdout.splitlines() if "atabase" in line and str(tmp_path) not in line
+        line
+        for line in result.stdout.splitlines()
+        if "atabase" in line and str(tmp_path) not in line
     ]
     assert about[0].startswith(
         "failed   Database         PostgreSQL at 127.0.0.1:1 cannot be reached"

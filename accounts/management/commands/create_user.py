@@ -18,7 +18,6 @@ NAME_MAX = 80
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     help = (
         "Create a user. The password is read from the environment variable OH_PASSWORD or from the terminal. "
         "Without a password, the user can sign in only with an identity provider."
