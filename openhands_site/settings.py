@@ -536,6 +536,8 @@ if METRICS_TOKEN:
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, float("inf"))
 PROMETHEUS_EXPORT_MIGRATIONS = False
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
+ACCESS_LOG = env.choice("ACCESS_LOG", ("all", "problems"), "all")
+"""The requests with a line in the access log: all, or only those that fail or take longer than a second."""
 LOG_FORMAT = env.choice("LOG_FORMAT", ("json", "text"), "json")
 LOGGING = {
     "version": 1,

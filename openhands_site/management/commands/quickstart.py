@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import socket
 import sys
 import time
@@ -233,6 +234,7 @@ class Quickstart:
             "ALLOWED_HOSTS": ",".join(hosts),
             "ALLOWED_ORIGINS": ",".join(dict.fromkeys(origins)),
             "UPSTREAM_ALLOW_PRIVATE": "single-user",
+            "ACCESS_LOG": "problems",
         }
         self.own |= {name: stored[name] for name in KEPT if name in stored}
         is_new = not any(name in stored for name in KEYS)
@@ -516,6 +518,8 @@ class Quickstart:
             connection.close()
 
     def _print_ready(self, runner: supervisor.Supervisor, link: str) -> None:
+        from django.urls import reverse
+
         seconds = round(time.monotonic() - self.began, 1)
         url = self._public_url
         self.console.say("")
@@ -530,6 +534,16 @@ class Quickstart:
                 "your rights on this machine."
             )
         self.console.say(f"Ready at {url} (started in {seconds} s). Press Ctrl-C to stop.")
+        if link:
+            self.console.say(
+                "Next: open the link above, then connect a model under Settings, Model."
+            )
+        else:
+            self.console.say(f"Next: sign in at {url}{reverse('sign-in')}.")
+        data_dir = ""
+        if self.folder != (env.BASE_DIR / "data").resolve():
+            data_dir = f"DATA_DIR={shlex.quote(str(self.folder))} "
+        self.console.say(f"Other commands: {data_dir}.venv/bin/python manage.py help")
         if self.is_json:
             pids = {role.name: role.process.pid for role in runner.roles if role.process}
             report: dict[str, Any] = {
