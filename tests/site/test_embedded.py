@@ -120,7 +120,7 @@ def test_services_end_when_their_owner_is_killed_and_can_start_again(run, tmp_pa
     owner.stdout.close()
 
     assert fetch_value(run(tmp_path), "SELECT 1") == 1
-    assert list_programs(tmp_path) == ["postgres", "redis-server"]
+    assert list_programs(tmp_path) == ["postgres", "valkey-server"]
 
 
 def test_killed_services_are_restarted_with_their_data(run, tmp_path):

@@ -204,7 +204,7 @@ def _clock() -> Result:
 
 def _redis() -> Result:
     try:
-        return OK, f"Redis {check_redis()}"
+        return OK, check_redis()
     except Unreachable as error:
         return FAILED, str(error)
 
