@@ -295,7 +295,7 @@ def _use_tls(server: ThreadingHTTPServer, folder: Path, *, name: str) -> str:
 
 
 class TestSingleUser:
-    """With ``UPSTREAM_ALLOW_PRIVATE=single-user``, a second person closes private addresses, and everybody is told."""
+    """With ``UPSTREAM_ALLOW_PRIVATE=single-user``, a second person closes private addresses, and everybody is informed."""
 
     @pytest.fixture(autouse=True)
     def single_user(self, settings):
@@ -332,7 +332,7 @@ class TestSingleUser:
         with pytest.raises(url_guard.UnsafeUrl, match="UPSTREAM_ALLOW_PRIVATE=true"):
             fetch(kind, address, ScriptedResolver(["127.0.0.1"]))
 
-    def test_operator_is_told_in_the_log_in_doctor_and_by_the_command(
+    def test_operator_is_warned_in_the_log_in_doctor_and_by_the_command(
         self, alice, caplog, monkeypatch
     ):
         monkeypatch.setattr(logs, "_last_lines", {})

@@ -164,7 +164,7 @@ class TestRefusals:
 
 
 class TestPasswords:
-    def test_user_without_a_password_is_told_what_to_do(self, db, monkeypatch):
+    def test_user_without_a_password_gets_the_next_step(self, db, monkeypatch):
         monkeypatch.delenv("OH_PASSWORD", raising=False)
 
         printed = run("create_user", "--email", "new@example.com")
