@@ -75,7 +75,12 @@ $(VENV)/.development: requirements-dev.lock | $(VENV)/bin/python
 
 # uv ignores pip's configuration files, so pip may reach a package index that uv does not.
 define install
-	echo "Installing the packages of $(1) into $(VENV) …"; \
+	total=$$(grep -c '==' $(1)); \
+	echo "Installing $$total packages of $(1) into $(VENV). This takes a minute or two …"; \
+	{ seconds=0; while sleep 5 >/dev/null 2>&1; do seconds=$$((seconds + 5)); \
+		echo "  $$seconds s: $$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l | tr -d ' ') of about $$total installed"; \
+	done; } & progress=$$!; \
 	{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -r $(1); } || \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1); \
+	status=$$?; kill $$progress 2>/dev/null; exit $$status
 endef

@@ -5,10 +5,11 @@ import os
 import sys
 from importlib import import_module
 
-WITHOUT_SETTINGS = ("quickstart", "doctor")
+WITHOUT_SETTINGS = ("quickstart", "doctor", "help")
 """Commands that run without loading the settings first.
 
-``quickstart`` creates the environment that the settings are read from, and ``doctor`` explains invalid settings.
+``quickstart`` creates the environment that the settings are read from, ``doctor`` explains invalid settings, and
+``help`` lists the commands.
 """
 ROLES = ("run_web", "run_realtime", "run_worker", "run_conversation_manager", "run_grpc")
 """Commands that run until they are stopped, and so need a pool of database connections."""
@@ -28,7 +29,9 @@ def main() -> None:
             "Django is not installed in this Python environment. Run `make setup`, then use "
             "`.venv/bin/python manage.py`."
         )
-    name = sys.argv[1] if len(sys.argv) > 1 else "help"
+    if len(sys.argv) == 1 or sys.argv[1] in ("--help", "-h"):
+        sys.argv[1:] = ["help"]
+    name = sys.argv[1]
     if name in WITHOUT_SETTINGS:
         module = import_module(f"openhands_site.management.commands.{name}")
         module.Command().run_from_argv(sys.argv)

@@ -21,10 +21,8 @@ from lib.problems import Problem
 class OperatorCommand(BaseCommand):
     """A command for operators: implement ``run``, print with ``say``, and return the data of ``--json``."""
 
-    group = ""
-    """The heading under which `manage.py help` lists the command."""
     dry_run = ""
-    """What ``--dry-run`` does, for the help. Empty if the command has no ``--dry-run``."""
+    """The help text of ``--dry-run``. Empty if the command has no ``--dry-run``."""
     is_json = False
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:

@@ -115,6 +115,19 @@ def boolean(name: str, default: Any = REQUIRED) -> bool:
     return _read(name, default, parse, "true or false")
 
 
+def private_addresses(name: str, default: Any = REQUIRED) -> bool | str:
+    """Read a boolean, or ``single-user``."""
+
+    def parse(value: str) -> bool | str:
+        if value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        if value.lower() == "single-user":
+            return "single-user"
+        raise ValueError
+
+    return _read(name, default, parse, "true, false or single-user")
+
+
 def integer(name: str, default: Any = REQUIRED, *, low: int = 0, high: int = 2**31 - 1) -> int:
     """Read a whole number from ``low`` to ``high``, both inclusive."""
 

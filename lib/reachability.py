@@ -77,7 +77,10 @@ def check_database(seconds: float = CONNECT_SECONDS) -> str:
 
 
 def check_redis(seconds: float = CONNECT_SECONDS) -> str:
-    """Return the version of the Redis server, such as ``7.2.4``. Raise ``Unreachable`` if it does not answer."""
+    """Return the name and version of the server, such as ``Redis 7.2.4`` or ``Valkey 9.1.2``.
+
+    Raise ``Unreachable`` if it does not answer.
+    """
     place = redis_place()
     try:
         return Attempt(lambda: _ask_redis(seconds)).result(seconds + 0.5)
@@ -142,7 +145,11 @@ def _ask_redis(seconds: float) -> str:
         socket_timeout=seconds,
         retry=Retry(NoBackoff(), 0),
     ) as client:
-        return str(client.info("server")["redis_version"])
+        server = client.info("server")
+    # Valkey also reports the version of Redis with which it is compatible.
+    if valkey := server.get("valkey_version"):
+        return f"Valkey {valkey}"
+    return f"Redis {server['redis_version']}"
 
 
 def _explain_database(place: str, text: str) -> str:

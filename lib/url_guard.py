@@ -6,11 +6,14 @@ address. A second lookup could return another address (DNS rebinding).
 """
 
 import ipaddress
+import logging
 import re
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 
+from lib import logs
 from lib.addresses import Address, Resolver, is_public, is_reserved, literal_address, resolve
 
 __all__ = [
@@ -23,6 +26,8 @@ __all__ = [
     "literal_address",
     "resolve",
 ]
+log = logging.getLogger(__name__)
+SINGLE_USER = "single-user"
 _LOCAL_NAMES = re.compile(r"(?:.*\.)?(?:localhost|localdomain|local|internal)\.?", re.IGNORECASE)
 
 
@@ -51,7 +56,7 @@ def check_url(url: str, *, allow_private: bool | None = None) -> None:
         raise UnsafeUrl("it may not contain a user name or password.")
     if (literal := literal_address(host)) is not None:
         check_address(literal, host=host, allow_private=allow_private)
-    elif not _may_be_private(allow_private) and _LOCAL_NAMES.fullmatch(host):
+    elif _LOCAL_NAMES.fullmatch(host) and not _may_be_private(allow_private):
         raise UnsafeUrl(_private(host))
 
 
@@ -63,7 +68,8 @@ def checked_addresses(
     Raise ``UnsafeUrl`` if one of the addresses is not allowed, and ``OSError`` if the host has no address.
     """
     literal = literal_address(host)
-    if literal is None and not _may_be_private(allow_private) and _LOCAL_NAMES.fullmatch(host):
+    is_local = literal is None and _LOCAL_NAMES.fullmatch(host)
+    if is_local and not _may_be_private(allow_private):
         raise UnsafeUrl(_private(host))
     addresses = [str(literal)] if literal is not None else resolver(host, port)
     if not addresses:
@@ -81,15 +87,45 @@ def check_address(address: Address, *, host: str, allow_private: bool | None = N
     """
     if is_reserved(address):
         raise UnsafeUrl(f"{host} is a reserved network address, which this server never calls.")
-    if not _may_be_private(allow_private) and not is_public(address):
+    if not is_public(address) and not _may_be_private(allow_private):
         raise UnsafeUrl(_private(host))
 
 
 def _may_be_private(allow_private: bool | None) -> bool:  # noqa: FBT001 - the argument of the caller
-    return bool(settings.UPSTREAM_ALLOW_PRIVATE if allow_private is None else allow_private)
+    value = settings.UPSTREAM_ALLOW_PRIVATE if allow_private is None else allow_private
+    if value != SINGLE_USER:
+        return bool(value)
+    if sentence := explain_single_user():
+        logs.once_a_minute(log, logging.WARNING, SINGLE_USER, sentence)
+    return not sentence
+
+
+def explain_single_user() -> str:
+    """Return why private addresses are not allowed any more and what to do, or "" if they are, or never were.
+
+    With ``UPSTREAM_ALLOW_PRIVATE=single-user`` they are allowed while at most one active person has an account: a
+    second person could otherwise make this server call the first one's machine and network.
+    """
+    if (
+        settings.UPSTREAM_ALLOW_PRIVATE != SINGLE_USER
+        or get_user_model().objects.has_single_person()
+    ):
+        return ""
+    return (
+        "Model servers and Git hosts at private addresses, such as an Ollama on this machine, are not called any more, "
+        "because more than one person has an account and UPSTREAM_ALLOW_PRIVATE is single-user. If every user may "
+        "reach this machine and its network, add the line UPSTREAM_ALLOW_PRIVATE=true to the file .env of the project "
+        "and restart the server. If not, add UPSTREAM_ALLOW_PRIVATE=false."
+    )
 
 
 def _private(host: str) -> str:
+    if settings.UPSTREAM_ALLOW_PRIVATE == SINGLE_USER:
+        return (
+            f"{host} is a private address. This server calls private addresses only while one person has an account "
+            "(UPSTREAM_ALLOW_PRIVATE=single-user), and more people have one now. The operator can allow them for "
+            "everybody with UPSTREAM_ALLOW_PRIVATE=true in the file .env and a restart."
+        )
     return (
         f"{host} is a private address. The operator of this server can allow private addresses with "
         "UPSTREAM_ALLOW_PRIVATE."

@@ -500,8 +500,11 @@ GATEWAY_MAX_CALLS = env.integer("GATEWAY_MAX_CALLS", 20, low=1, high=10_000)
 """The maximum number of model calls that one conversation makes at the same time, with all of its tokens."""
 DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
 """The pause of the demo model between the pieces of its response."""
-UPSTREAM_ALLOW_PRIVATE = env.boolean("UPSTREAM_ALLOW_PRIVATE", DEBUG)
-"""Whether users may configure model servers at private addresses, such as an Ollama on this machine."""
+UPSTREAM_ALLOW_PRIVATE: bool | str = env.private_addresses("UPSTREAM_ALLOW_PRIVATE", DEBUG)
+"""Whether users may configure model servers and Git hosts at private addresses, such as an Ollama on this machine.
+
+``single-user`` means: while at most one active person has an account.
+"""
 
 # --- Limits, metrics, logs ------------------------------------------------------
 
@@ -534,6 +537,8 @@ if METRICS_TOKEN:
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, float("inf"))
 PROMETHEUS_EXPORT_MIGRATIONS = False
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
+ACCESS_LOG = env.choice("ACCESS_LOG", ("all", "problems"), "all")
+"""The requests with a line in the access log: all, or only those that fail or take longer than a second."""
 LOG_FORMAT = env.choice("LOG_FORMAT", ("json", "text"), "json")
 LOGGING = {
     "version": 1,

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from openhands_site.operating import embedded
@@ -48,6 +49,9 @@ def _prepare() -> None:
     os.environ["TOKEN_PEPPERS"] = f"p1:{secrets.token_hex(32)}"
     if "DATABASE_URL" not in os.environ or "REDIS_URL" not in os.environ:
         _services = embedded.start(_folder("oh-test-services-"), durable=False)
+        # Each test worker creates a database of its own, and some tests create roles.
+        with psycopg.connect(_services.superuser_url, autocommit=True) as connection:
+            connection.execute(f"ALTER ROLE {embedded.ROLE} CREATEDB CREATEROLE")
         os.environ.setdefault("DATABASE_URL", _services.database_url)
         os.environ.setdefault("REDIS_URL", _services.redis_url)
 

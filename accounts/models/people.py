@@ -12,6 +12,7 @@ from django.utils import timezone
 from uuid_utils.compat import uuid7
 
 from accounts.roles import Role
+from lib.connections import release_connection
 
 if TYPE_CHECKING:
     from accounts.models.identity import UserSession
@@ -22,6 +23,14 @@ class UserManager(BaseUserManager["User"]):
 
     def get_by_natural_key(self, username: str | None) -> "User":
         return self.get(email__iexact=username)
+
+    def has_single_person(self) -> bool:
+        """Return whether at most one active person has an account. Service accounts do not count."""
+        people = self.filter(is_active=True, is_service_account=False)
+        number = len(people.values_list("pk")[:2])
+        # The check of an address runs in a thread without a request, which would keep the connection.
+        release_connection()
+        return number < 2
 
     def find_for_sign_in(self, email: str) -> "User | None":
         """Return the user whom an entered e-mail address signs in, or None.

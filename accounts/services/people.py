@@ -14,6 +14,7 @@ from django.db import IntegrityError, transaction
 
 from accounts.models import Membership, Organization, User
 from accounts.services import audit, sessions
+from lib import logs, url_guard
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ def create_user(
         subject=user,
         after={"email": user.email, "is_staff": is_staff, "is_superuser": is_superuser},
     )
+    if sentence := url_guard.explain_single_user():
+        logs.once_a_minute(log, logging.WARNING, url_guard.SINGLE_USER, sentence)
     return user
 
 

@@ -1,4 +1,4 @@
-"""Middleware that gives every request an id and writes the access log, one line per request."""
+"""Middleware that gives every request an id and writes the access log, one line per request or per problem."""
 
 import logging
 import re
@@ -16,6 +16,8 @@ from lib.routes import url_pattern
 log = logging.getLogger("access")
 SECRET_ARGUMENTS = {"token", "link"}
 """The names of URL parameters that are the secret of a link."""
+SLOW_SECONDS = 1.0
+"""With ``ACCESS_LOG=problems``, requests that take longer have a line."""
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -26,6 +28,12 @@ def probe_urls() -> re.Pattern[str]:
     A cached function and not a constant: while this module is imported, the URL configuration may not be loaded yet.
     """
     return url_pattern(lambda facts: facts.called_by == "probe")
+
+
+@cache
+def waiting_urls() -> re.Pattern[str]:
+    """Return a pattern that matches the URL paths of routes that stream or wait, which are slow by design."""
+    return url_pattern(lambda facts: facts.streams or bool(facts.held))
 
 
 class RequestIdAndAccessLog:
@@ -55,6 +63,10 @@ class RequestIdAndAccessLog:
             request_id.reset(previous)
 
     def _log(self, request: HttpRequest, response: HttpResponse, seconds: float) -> None:
+        is_slow = seconds > SLOW_SECONDS and not waiting_urls().fullmatch(request.path)
+        is_problem = response.status_code >= 400 or is_slow
+        if settings.ACCESS_LOG == "problems" and not is_problem:
+            return
         match = request.resolver_match
         user = getattr(request, "user", None)
         organization = getattr(user, "bound_organization_id", None)

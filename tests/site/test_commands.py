@@ -1,15 +1,20 @@
-"""All commands of `manage.py`: odd arguments, the group of each command in the help, ``--json`` and ``--dry-run``."""
+"""All commands of `manage.py`: odd arguments, the list of commands, ``--json`` and ``--dry-run``."""
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 
 from accounts import services
 from accounts.models import ApiKey, AuditEntry
 from lib.commands import OperatorCommand
+from openhands_site.management.commands import help as listing
 
 APPS = {"openhands_site", "accounts", "conversations", "billing", "integrations", "compat"}
 OWN = sorted(name for name, app in get_commands().items() if app in APPS)
@@ -99,7 +104,9 @@ def test_odd_value_of_any_option_is_accepted_or_refused_with_a_sentence(alice, n
 def test_unknown_argument_is_refused_by_every_command(db, name, argument):
     if (name, argument) in {("maintenance", ""), ("map_oidc_claims", "")}:
         return
-    with pytest.raises(CommandError, match=r"unrecognized|invalid choice|argument"):
+    with pytest.raises(
+        CommandError, match=r"unrecognized|invalid choice|argument|There is no command"
+    ):
         run(name, *REQUIRED.get(name, []), argument)
 
 
@@ -157,7 +164,7 @@ class TestRefusals:
 
 
 class TestPasswords:
-    def test_user_without_a_password_is_told_what_to_do(self, db, monkeypatch):
+    def test_user_without_a_password_gets_the_next_step(self, db, monkeypatch):
         monkeypatch.delenv("OH_PASSWORD", raising=False)
 
         printed = run("create_user", "--email", "new@example.com")
@@ -179,7 +186,7 @@ WITH_JSON = sorted(
     if "--json"
     in load_command_class(get_commands()[name], name).create_parser("x", name).format_help()
 )
-WITHOUT_JSON = {"openapi", "grpc_stubs"} | UNTIL_STOPPED - {"quickstart"}
+WITHOUT_JSON = {"openapi", "grpc_stubs", "help"} | UNTIL_STOPPED - {"quickstart"}
 
 
 def test_every_command_that_prints_data_has_json():
@@ -256,3 +263,49 @@ def test_operators_commands_share_one_base():
     copies = {name for name, command in own.items() if not isinstance(command, OperatorCommand)}
 
     assert copies == {"doctor", "quickstart", "rolling_restart"}, "their JSON has another form"
+
+
+class TestHelp:
+    def test_every_command_of_ours_is_listed_in_one_group_or_for_developers(self):
+        listed = [name for commands in listing.GROUPS.values() for name in commands]
+
+        assert sorted(listed) == sorted(set(listed))
+        assert set(listed) <= set(get_commands())
+        assert set(OWN) - set(listed) == {"openapi", "grpc_stubs", "help"}
+
+    def test_list_has_one_line_per_command_and_none_for_developers(self):
+        printed = run("help")
+
+        for commands in listing.GROUPS.values():
+            for name, sentence in commands.items():
+                assert (
+                    len(re.findall(rf"^  {name} +{re.escape(sentence)}$", printed, re.MULTILINE))
+                    == 1
+                )
+        for name in ("openapi", "grpc_stubs", "generateschema", "startapp", "inspectdb"):
+            assert name not in printed
+
+    def test_all_commands_are_listed_on_request_and_can_be_described(self, capsys):
+        assert re.findall(r"^  (openapi|startapp)$", run("help", "--all"), re.MULTILINE) == [
+            "openapi",
+            "startapp",
+        ]
+        run("help", "create_api_key")
+        assert "--days" in capsys.readouterr().out
+        run("help", "grpc_stubs")
+        assert "--check" in capsys.readouterr().out
+
+    def test_unknown_command_is_a_sentence(self):
+        with pytest.raises(CommandError, match="There is no command 'absent'"):
+            run("help", "absent")
+
+    def test_list_needs_no_settings(self, tmp_path):
+        program = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+        environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)}
+
+        result = subprocess.run(
+            program, env=environment, capture_output=True, text=True, check=False
+        )
+
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "People and keys" in result.stdout

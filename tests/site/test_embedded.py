@@ -120,7 +120,7 @@ def test_services_end_when_their_owner_is_killed_and_can_start_again(run, tmp_pa
     owner.stdout.close()
 
     assert fetch_value(run(tmp_path), "SELECT 1") == 1
-    assert list_programs(tmp_path) == ["postgres", "redis-server"]
+    assert list_programs(tmp_path) == ["postgres", "valkey-server"]
 
 
 def test_killed_services_are_restarted_with_their_data(run, tmp_path):
@@ -149,6 +149,76 @@ def test_stale_pid_file_with_the_id_of_another_process_is_ignored(run, tmp_path)
     finally:
         other.kill()
         other.wait()
+
+
+class TestRole:
+    """The server's role is no superuser, and owns everything, also in a data folder of an earlier version."""
+
+    OBJECTS = """
+        CREATE TABLE answers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, answer int);
+        INSERT INTO answers (answer) VALUES (42);
+        CREATE TABLE questions (id serial);
+        CREATE SEQUENCE numbers;
+        CREATE VIEW all_answers AS SELECT * FROM answers;
+        CREATE TYPE mood AS ENUM ('good', 'bad');
+        CREATE TYPE pair AS (a int, b int);
+        CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql AS 'SELECT 2 * n';
+        CREATE PROCEDURE nothing() LANGUAGE sql AS 'SELECT 1';
+        CREATE SCHEMA "other Schema";
+        CREATE TABLE "other Schema"."a Table" (id int);
+    """
+
+    def ask(self, services, statement):
+        with psycopg.connect(services.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchone()[0] if cursor.description else None
+
+    def test_role_of_the_server_cannot_run_programs_or_read_files(self, run, tmp_path):
+        services = run(tmp_path)
+
+        assert (
+            self.ask(
+                services,
+                "SELECT current_user || rolsuper FROM pg_roles WHERE rolname = current_user",
+            )
+            == "openhandsfalse"
+        )
+        for statement in (
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+            "SELECT pg_read_file('/etc/passwd')",
+            "SET SESSION AUTHORIZATION postgres",
+            "CREATE ROLE eve SUPERUSER",
+            "ALTER SYSTEM SET fsync = off",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                self.ask(services, statement)
+        self.ask(services, "CREATE TABLE own (id int); DROP TABLE own")
+
+    def test_objects_of_an_earlier_version_change_their_owner_at_the_start(self, run, tmp_path):
+        first = run(tmp_path)
+        fetch_value(first, "REASSIGN OWNED BY openhands TO postgres; DROP OWNED BY openhands")
+        fetch_value(first, "DROP ROLE openhands")
+        fetch_value(first, self.OBJECTS)
+        first.stop()
+
+        again = run(tmp_path)
+
+        assert self.ask(again, "SELECT answer FROM all_answers") == 42
+        assert self.ask(again, "SELECT twice(nextval('numbers')::int)") == 2
+        for statement in (
+            "ALTER TABLE answers ADD COLUMN more mood",
+            "INSERT INTO answers (answer) VALUES (43)",
+            "INSERT INTO questions DEFAULT VALUES",
+            "ALTER TYPE mood ADD VALUE 'odd'",
+            "DROP FUNCTION twice(int)",
+            "DROP PROCEDURE nothing()",
+            "DROP VIEW all_answers",
+            "DROP TYPE pair",
+            'DROP TABLE "other Schema"."a Table"',
+            'DROP SCHEMA "other Schema"',
+            "CREATE TABLE fresh (id int)",
+        ):
+            self.ask(again, statement)
 
 
 class TestRefusals:

@@ -26,6 +26,9 @@ class TestReaders:
             (env.boolean, "Yes", True),
             (env.boolean, "off", False),
             (env.integer, "12", 12),
+            (env.private_addresses, "single-user", "single-user"),
+            (env.private_addresses, "TRUE", True),
+            (env.private_addresses, "no", False),
             (env.listing, " a, ,b ,", ["a", "b"]),
             (env.http_url, "https://a.example/base/", "https://a.example/base"),
             (env.keyring, f"k2:{KEY}, k1:{'00' * 32}", {"k2": bytes.fromhex(KEY), "k1": bytes(32)}),
@@ -47,6 +50,7 @@ class TestReaders:
         [
             (env.boolean, "maybe"),
             (env.boolean, "2"),
+            (env.private_addresses, "team"),
             (env.integer, "ten"),
             (env.integer, "-1"),
             (env.integer, "99999999999"),

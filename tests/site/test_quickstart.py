@@ -135,6 +135,8 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     first = run("--grpc-port", grpc_port, ENGINE_DIR=str(engine))
     link = first.read_until(r"http://127\.0\.0\.1:\d+(/setup/\S+)")[1]
     assert first.read_until(r"^Ready at (\S+)")[1] == f"http://127.0.0.1:{first.port}"
+    first.read_until("^Next: open the link above, then connect a model")
+    first.read_until(f"^Other commands: DATA_DIR='{first.folder}' .venv/bin/python manage.py help")
     assert first.get("/ready") == 200
     assert first.get(link) == 200
     assert (first.folder / "server.env").stat().st_mode & 0o777 == 0o600
@@ -182,6 +184,7 @@ def test_data_survives_sigkill(run):
     environment = {"OH_ADMIN_PASSWORD": PASSWORD}
     first = run("--admin-email", "root@example.com", **environment)
     first.read_until("^Ready ")
+    first.read_until(rf"^Next: sign in at http://127.0.0.1:{first.port}/sign-in")
     assert "/setup/" not in first.output
     for name in ("web", "worker", "manager"):
         assert "OH_ADMIN_PASSWORD" not in first.find_process(name).environ()

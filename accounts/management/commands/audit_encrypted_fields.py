@@ -10,7 +10,6 @@ from lib.commands import OperatorCommand
 
 
 class Command(OperatorCommand):
-    group = "Security and data"
     help = (
         "Decrypt every stored secret without showing it. Print how many secrets each key encrypts, and list the "
         "secrets that cannot be decrypted (exit code 1)."

@@ -14,7 +14,6 @@ LIMIT = 1_000_000
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     help = "Create an API key. Only the key is printed to standard output, so that scripts can read it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

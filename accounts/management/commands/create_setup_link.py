@@ -13,7 +13,6 @@ from lib.commands import OperatorCommand
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     help = "Print a one-time link. The person who opens it creates an administrator account."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError
 
 from accounts import services
 from accounts.services import identity_providers
+from lib import url_guard
 from lib.commands import OperatorCommand
 
 NAME_MAX = 80
@@ -17,7 +18,6 @@ NAME_MAX = 80
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     help = (
         "Create a user. The password is read from the environment variable OH_PASSWORD or from the terminal. "
         "Without a password, the user can sign in only with an identity provider."
@@ -43,6 +43,8 @@ class Command(OperatorCommand):
             password=password,
         )
         self.say(f"Created the user {user.email}.")
+        if sentence := url_guard.explain_single_user():
+            self.say(sentence)
         if password is None:
             self.say(self._explain_no_password(user.email))
         return {

@@ -14,7 +14,6 @@ RETRY_AFTER_MAX = 7 * 86_400
 
 
 class Command(OperatorCommand):
-    group = "Operation"
     dry_run = "print the state after the change; change nothing"
     help = (
         "Turn maintenance mode on or off, announce a planned maintenance, or print the state. While maintenance mode "

@@ -14,7 +14,6 @@ from lib.commands import OperatorCommand
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     dry_run = "print the roles of each user; change nothing"
     help = (
         "Apply a provider's claim rules to the stored claims of each user, or preview the result. Run this command "

@@ -9,7 +9,6 @@ from lib.commands import OperatorCommand, filled
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     help = (
         "Remove a user's second factor and sign the user out everywhere. Verify the identity of the person who asks: "
         "until the user sets up a new second factor, the password alone is enough to sign in."

@@ -13,7 +13,6 @@ from lib.plain import one_line
 
 
 class Command(OperatorCommand):
-    group = "People and keys"
     dry_run = "list the keys; revoke none"
     help = "Revoke one API key, found by its prefix or by the whole key, or all API keys of a user."
 

@@ -12,7 +12,6 @@ from lib.commands import OperatorCommand, seconds, whole_number
 
 
 class Command(OperatorCommand):
-    group = "Security and data"
     dry_run = "count the secrets; change nothing"
     help = (
         "Encrypt every stored secret again, with the first key of ENCRYPTION_KEYS. Before you run it, put the new key "

@@ -16,7 +16,6 @@ from lib.commands import OperatorCommand, identifier
 
 
 class Command(OperatorCommand):
-    group = "Security and data"
     dry_run = "verify and compare only: do not replace the file, do not record the heads"
     help = (
         "Verify the hash chains of the audit log. Print each fault (exit code 1), and the number of entries and the "

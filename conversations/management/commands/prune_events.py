@@ -11,7 +11,6 @@ from lib.commands import OperatorCommand, filled, whole_number
 
 
 class Command(OperatorCommand):
-    group = "Security and data"
     dry_run = "only count the events; remove nothing"
     help = (
         "Remove events older than a number of days from conversations whose sandbox is not running."

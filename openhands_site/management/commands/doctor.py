@@ -204,7 +204,7 @@ def _clock() -> Result:
 
 def _redis() -> Result:
     try:
-        return OK, f"Redis {check_redis()}"
+        return OK, check_redis()
     except Unreachable as error:
         return FAILED, str(error)
 
@@ -370,6 +370,18 @@ def _https() -> Result:
     )
 
 
+def _private_hosts() -> Result:
+    from django.conf import settings
+
+    from lib import url_guard
+
+    if sentence := url_guard.explain_single_user():
+        return WARNING, sentence
+    if settings.UPSTREAM_ALLOW_PRIVATE == url_guard.SINGLE_USER:
+        return OK, "allowed, because not more than one person has an account"
+    return OK, "allowed for every user" if settings.UPSTREAM_ALLOW_PRIVATE else "not allowed"
+
+
 def _sandbox() -> Result:
     from django.conf import settings
 
@@ -425,8 +437,9 @@ CHECKS: tuple[Probe, ...] = (
     _keys,
     _debug,
     _https,
+    _private_hosts,
     _sandbox,
     _administrator,
 )
-NEED_DATABASE = {_migrations, _clock, _server, _administrator}
+NEED_DATABASE = {_migrations, _clock, _server, _private_hosts, _administrator}
 """The checks that are skipped if the database cannot be reached."""

@@ -10,7 +10,6 @@ from lib.commands import OperatorCommand
 
 
 class Command(OperatorCommand):
-    group = "Set-up and start"
     dry_run = "print the state of the engine; install nothing"
     help = "Install the agent engine into ENGINE_DIR, unless the required version is already installed."
     requires_system_checks = ()

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import socket
 import sys
 import time
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 import psutil
 from django.core.management.base import BaseCommand, CommandParser
 
-from lib import env, open_files, processes
+from lib import env, open_files, processes, url_guard
 from lib.commands import port
 from lib.reachability import Unreachable, check_database, check_redis
 from openhands_site.operating import embedded, supervisor
@@ -232,7 +233,8 @@ class Quickstart:
             "GATEWAY_URL": url,
             "ALLOWED_HOSTS": ",".join(hosts),
             "ALLOWED_ORIGINS": ",".join(dict.fromkeys(origins)),
-            "UPSTREAM_ALLOW_PRIVATE": "true",
+            "UPSTREAM_ALLOW_PRIVATE": "single-user",
+            "ACCESS_LOG": "problems",
         }
         self.own |= {name: stored[name] for name in KEPT if name in stored}
         is_new = not any(name in stored for name in KEYS)
@@ -354,6 +356,8 @@ class Quickstart:
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
         self.engine_dir = settings.ENGINE_DIR
         self._describe_sandboxes()
+        if sentence := url_guard.explain_single_user():
+            self.console.step("Private hosts", sentence)
 
     def _describe_sandboxes(self) -> None:
         """Print the isolation of agents. If this machine cannot isolate them, the server runs but agents do not."""
@@ -514,6 +518,8 @@ class Quickstart:
             connection.close()
 
     def _print_ready(self, runner: supervisor.Supervisor, link: str) -> None:
+        from django.urls import reverse
+
         seconds = round(time.monotonic() - self.began, 1)
         url = self._public_url
         self.console.say("")
@@ -528,6 +534,16 @@ class Quickstart:
                 "your rights on this machine."
             )
         self.console.say(f"Ready at {url} (started in {seconds} s). Press Ctrl-C to stop.")
+        if link:
+            self.console.say(
+                "Next: open the link above, then connect a model under Settings, Model."
+            )
+        else:
+            self.console.say(f"Next: sign in at {url}{reverse('sign-in')}.")
+        data_dir = ""
+        if self.folder != (env.BASE_DIR / "data").resolve():
+            data_dir = f"DATA_DIR={shlex.quote(str(self.folder))} "
+        self.console.say(f"Other commands: {data_dir}.venv/bin/python manage.py help")
         if self.is_json:
             pids = {role.name: role.process.pid for role in runner.roles if role.process}
             report: dict[str, Any] = {

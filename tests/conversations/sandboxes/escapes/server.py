@@ -89,7 +89,7 @@ class Site:
 
         self.services = embedded.start(self.data, durable=False)
         self.sockets = self.services._sockets
-        with psycopg.connect(self.services.database_url, autocommit=True) as connection:
+        with psycopg.connect(self.services.superuser_url, autocommit=True) as connection:
             connection.execute("CREATE TABLE escape_secret (text text)")
             connection.execute("INSERT INTO escape_secret VALUES (%s)", [self.secrets["database"]])
             connection.execute("CHECKPOINT")
