@@ -39,7 +39,7 @@ BYE = frame(struct.pack(">H", 1000), CLOSE)
 
 @dataclass
 class Outcome:
-    """What the server did with one connection: its HTTP status, its text frames and its close code."""
+    """The outcome of one connection: the HTTP status, its text frames and its close code."""
 
     status: int = 0
     texts: list[str] = field(default_factory=list)

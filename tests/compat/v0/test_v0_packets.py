@@ -40,8 +40,8 @@ def test_first_connect_is_passed_on(packet):
     ("packet", "reason"),
     [
         *((packet, "text packet of Socket.IO") for packet in ("", "x", "0", "7", "²", "b!!!", "4", "4x", "4-", "44{}")),
-        *((packet, "text packet of Socket.IO") for packet in ("451-[]", "460-[]", "47", "4[1]", "4²", "40/" + "n" * 200)),
-        *((packet, "not valid JSON") for packet in ("42[", "42x", "42[}", "40{", '42["x",NaN x]', "42" + "9" * 16 + "[]")),
+        *((packet, "text packet of Socket.IO") for packet in ("451-[]", "460-[]", "47", "4[1]", "4²")),
+        *((packet, "not valid JSON") for packet in ("42[", "42x", "42[}", "40{", '42["x",NaN x]', "42" + "9" * 16 + "[]", "40/" + "n" * 200)),
         ('42["x",' + "9" * 101 + "]", "not valid JSON"),
         ("42" + "[" * 100_000, "too deeply"),
         *((packet, "must be an array") for packet in ("42", "421", "42{}", "42null", "43", "43{}", '42"x"')),
@@ -62,7 +62,7 @@ def test_packet_before_the_connect_is_refused(packet):
         PacketCheck().check(packet)
 
 
-@pytest.mark.parametrize("packet", ["40[]", "40true", '40"x"', "401"])
+@pytest.mark.parametrize("packet", ["40[]", "40true", '40"x"'])
 def test_connect_with_other_data_than_an_object_is_refused(packet):
     with pytest.raises(BadPacket, match="must be an object"):
         PacketCheck().check(packet)
