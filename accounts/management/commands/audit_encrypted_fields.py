@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.template.defaultfilters import pluralize
 
-from lib import resealing
+from lib import crypto, resealing
 
 
 class Command(BaseCommand):
@@ -21,7 +21,9 @@ class Command(BaseCommand):
             used = ", ".join(f"{key}: {number}" for key, number in sorted(keys.items())) or "none"
             self.stdout.write(f"{column}: {used}")
             for row in failed_rows:
-                self.stdout.write(f"  {row} cannot be decrypted")
+                kind = crypto.describe_sealed(row)
+                text = f": {kind.name} cannot be decrypted. {kind.remedy}" if kind else ""
+                self.stdout.write(f"  {row}{text or ' cannot be decrypted'}")
             failures += len(failed_rows)
         if failures:
             raise CommandError(

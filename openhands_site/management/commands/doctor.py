@@ -99,7 +99,7 @@ def run_checks() -> Iterator[Check]:
         _git,
         _tmux,
     ]
-    later += [_server, _keys, _debug, _https, _sandbox, _administrator]
+    later += [_server, _keys, _stored_secrets, _debug, _https, _sandbox, _administrator]
     for probe in later:
         yield _run(probe)
 
@@ -341,6 +341,30 @@ def _keys() -> Result:
     if both:
         return WARNING, "ENCRYPTION_KEYS and TOKEN_PEPPERS share a key. Use different keys."
     return OK, "long and random"
+
+
+def _stored_secrets() -> Result:
+    from collections import Counter
+
+    from lib import crypto, resealing
+
+    lost: Counter[crypto.SealedKind] = Counter()
+    total = 0
+    for column in resealing.columns():
+        keys, failed = resealing.audit(column)
+        total += keys.total()
+        for bound_to in failed:
+            kind = crypto.describe_sealed(bound_to)
+            lost[kind or crypto.SealedKind(f"a value of {column}", "Enter it again.")] += 1
+    if not lost:
+        return OK, f"{total} encrypted values can be decrypted"
+    parts = [
+        f"{kind.name} ({count}): {kind.remedy}" for kind, count in sorted(lost.items(), key=str)
+    ]
+    return FAILED, (
+        f"{lost.total()} of {total} encrypted values cannot be decrypted. If ENCRYPTION_KEYS lost a key, add it again. "
+        f"Otherwise replace the values: {' '.join(parts)} `manage.py audit_encrypted_fields` lists the rows."
+    )
 
 
 def _debug() -> Result:
