@@ -53,6 +53,13 @@ class StoredSettings(models.Model):
             log.error("Stored settings are skipped: %s. Enter their secrets again.", error)  # noqa: TRY400
             return {}
 
+    @secrets.setter
+    def secrets(self, plain: dict[str, Any]) -> None:
+        text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
+        self.sealed_secrets = (
+            crypto.seal(text, bound_to=_binding(self, "sealed_secrets")) if plain else None
+        )
+
     def read_secrets(self) -> dict[str, Any]:
         """Return the plain values of the secret settings, by name. Raise ``Undecryptable`` if that fails."""
         if self.sealed_secrets is None:
@@ -62,13 +69,6 @@ class StoredSettings(models.Model):
             crypto.open_sealed(self.sealed_secrets, bound_to=binding)
         )
         return values
-
-    @secrets.setter
-    def secrets(self, plain: dict[str, Any]) -> None:
-        text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
-        self.sealed_secrets = (
-            crypto.seal(text, bound_to=_binding(self, "sealed_secrets")) if plain else None
-        )
 
     @property
     def is_readable(self) -> bool:

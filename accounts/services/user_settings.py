@@ -135,7 +135,7 @@ def describe_unreadable(*, user_id: UUID | None, organization_id: UUID) -> list[
     Runs two database queries.
     """
     rows: list[UserSettings | OrganizationSettings] = [
-        *UserSettings.objects.filter(user_id=user_id, organization_id=organization_id),
+        *UserSettings.objects.filter(user=user_id, organization_id=organization_id),
         *OrganizationSettings.objects.filter(organization_id=organization_id),
     ]
     sentences = []
