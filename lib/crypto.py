@@ -58,7 +58,7 @@ class Undecryptable(Problem):
 
 @dataclass(frozen=True, slots=True)
 class SealedKind:
-    """What an encrypted column contains, in the words of users, and how to replace a value that is lost.
+    """The content of an encrypted column, in the words of users, and the way to replace a value that is lost.
 
     A model has a dict ``SEALED_KINDS`` from the names of its encrypted columns to their kinds.
     """
