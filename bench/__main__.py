@@ -21,7 +21,7 @@ ONE = "--one"
 """The option with which this module starts itself for one benchmark."""
 NAMES = (
     *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
-    *("startup", "middleware", "packages", "table", "path", "isolation", "markdown"),
+    *("startup", "middleware", "packages", "table", "path", "isolation", "markdown", "redaction"),
 )
 
 

@@ -7,10 +7,12 @@ the table, the column and the row, so a value that is copied to another row cann
 import hashlib
 import hmac
 import secrets
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from django.apps import apps
 from django.conf import settings
 
 from lib.problems import Problem
@@ -34,7 +36,8 @@ Row = TypeVar("Row", bound=Digested)
 class Undecryptable(Problem):
     """A sealed value cannot be decrypted: its key is missing, or the value was changed or moved.
 
-    The text of the exception names the row, for logs. ``detail`` is for users.
+    The text of the exception names the row, for logs. ``detail`` is for users: it names the kind of the value and says
+    how to replace it (see ``describe_sealed``).
     """
 
     status = 409
@@ -44,12 +47,42 @@ class Undecryptable(Problem):
         "changed. Enter the secret again, or ask an administrator to run: manage.py audit_encrypted_fields"
     )
 
-    def __init__(self, reason: str) -> None:
-        super().__init__()
+    def __init__(self, reason: str, *, bound_to: str = "") -> None:
+        kind = describe_sealed(bound_to)
+        super().__init__(kind.sentence if kind else None)
         self.reason = reason
 
     def __str__(self) -> str:
         return self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKind:
+    """The content of an encrypted column, in the words of users, and the way to replace a value that is lost.
+
+    A model has a dict ``SEALED_KINDS`` from the names of its encrypted columns to their kinds.
+    """
+
+    name: str
+    remedy: str
+
+    @property
+    def sentence(self) -> str:
+        """The text for a user whose action needs a value that cannot be decrypted."""
+        name = f"{self.name[0].upper()}{self.name[1:]}"
+        cause = "probably because the server's encryption key changed"
+        return f"{name} cannot be decrypted, {cause}. {self.remedy}"
+
+
+def describe_sealed(bound_to: str) -> SealedKind | None:
+    """Return the kind of a sealed value by the text to which it is bound, or None if no model describes it."""
+    for model in apps.get_models():
+        for column, kind in getattr(model, "SEALED_KINDS", {}).items():
+            default = f"{model._meta.db_table}.{column}:{{pk}}"  # noqa: SLF001 - Django documents _meta
+            template = getattr(model, "SEALED_AS", {}).get(column, default)
+            if bound_to.startswith(template.removesuffix("{pk}")):
+                return cast("SealedKind", kind)
+    return None
 
 
 def seal(plain: str, *, bound_to: str) -> bytes:
@@ -69,14 +102,17 @@ def open_sealed(sealed: bytes | memoryview, *, bound_to: str) -> str:
     sealed = bytes(sealed)
     key = settings.ENCRYPTION_KEYS.get(read_key_id(sealed))
     if key is None:
-        raise Undecryptable(f"{bound_to} is encrypted with a key that is not in ENCRYPTION_KEYS")
+        raise Undecryptable(
+            f"{bound_to} is encrypted with a key that is not in ENCRYPTION_KEYS", bound_to=bound_to
+        )
     rest = sealed[1 + sealed[0] :]
     try:
         plain = AESGCM(key).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], bound_to.encode())
     except (InvalidTag, ValueError) as error:
         raise Undecryptable(
             f"{bound_to} cannot be decrypted: it was changed or moved, or ENCRYPTION_KEYS has another key "
-            "under its key id"
+            "under its key id",
+            bound_to=bound_to,
         ) from error
     return plain.decode()
 

@@ -9,6 +9,7 @@ blocks finds those that are parts of a form, in a time that does not depend on t
 import re
 import string
 from collections.abc import Mapping
+from typing import Literal
 
 from lib.secret_forms import DUMP, FRAGMENT, ROUNDS, Forms, decode_escape
 
@@ -92,12 +93,18 @@ class Filter:
         return found
 
     def _look(self, reduced: bytes, found: set[str]) -> None:
-        for places, code in ((self._long, "Q"), (self._short, "I")):
-            for block in places.keys() & _cut(reduced, code) if places else ():
-                for form, value in places[block]:
-                    if value not in found and (form is None or form in reduced):
-                        found.add(value)
+        self._look_for_blocks(self._long, "Q", reduced, found)
+        self._look_for_blocks(self._short, "I", reduced, found)
         found.update(value for form, value in self._tokens if form in reduced)
+
+    @staticmethod
+    def _look_for_blocks(
+        places: Mapping[int, _Places], code: Literal["Q", "I"], reduced: bytes, found: set[str]
+    ) -> None:
+        for block in places.keys() & _cut(reduced, code) if places else ():
+            for form, value in places[block]:
+                if value not in found and (form is None or form in reduced):
+                    found.add(value)
 
 
 def _join(places: _Places | None, others: _Places) -> _Places:
@@ -112,7 +119,7 @@ def _reduce(data: bytes) -> bytes:
     return data.translate(_LOWER, _DROPPED)
 
 
-def _cut(reduced: bytes, code: str) -> list[int]:
+def _cut(reduced: bytes, code: Literal["Q", "I"]) -> list[int]:
     """Return the blocks of a text as integers of a format of ``struct``, without an incomplete last block."""
     size = LONG if code == "Q" else SHORT
     blocks: list[int] = memoryview(reduced)[: len(reduced) // size * size].cast(code).tolist()

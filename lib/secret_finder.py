@@ -149,7 +149,7 @@ class Finder:
 
         All other text stays byte for byte the same, and valid JSON stays valid.
         """
-        values = self._filter.find(payload)
+        values = set() if self.is_empty else self._filter.find(payload)
         if not values:
             return payload
         # A value that occurs in a string also occurs in the payload, so only the values found there are searched for.

@@ -30,6 +30,12 @@ class IdentityProvider(models.Model):
     client_id = models.CharField(max_length=200)
     sealed_client_secret = models.BinaryField(null=True, editable=False)
     client_secret = crypto.Sealed()
+    SEALED_KINDS: ClassVar = {
+        "sealed_client_secret": crypto.SealedKind(
+            "the client secret of the identity provider",
+            "An administrator of this server must enter it again on the provider's page of the admin site.",
+        )
+    }
     scopes = models.CharField(max_length=400, default="openid email profile")
     is_enabled = models.BooleanField(default=True)
     creates_users = models.BooleanField(
@@ -188,6 +194,10 @@ class ProviderSession(models.Model):
     refresh_token = crypto.Sealed()
     sealed_id_token = models.BinaryField(null=True, editable=False)
     id_token = crypto.Sealed()
+    SEALED_KINDS: ClassVar = dict.fromkeys(
+        ("sealed_access_token", "sealed_refresh_token", "sealed_id_token"),
+        crypto.SealedKind("the identity provider's token of a session", "Sign out and in again."),
+    )
     access_expires_at = models.DateTimeField()
     generation = models.PositiveIntegerField(default=1)
     refresh_until = models.DateTimeField(null=True)
@@ -195,6 +205,15 @@ class ProviderSession(models.Model):
 
     def __str__(self) -> str:
         return f"{self.sid or 'session'} of {self.identity_id}"
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether all tokens can be decrypted."""
+        try:
+            _ = self.access_token, self.refresh_token, self.id_token
+        except crypto.Undecryptable:
+            return False
+        return True
 
 
 class OfflineToken(models.Model):
@@ -209,6 +228,11 @@ class OfflineToken(models.Model):
     )
     sealed_token = models.BinaryField(editable=False)
     token = crypto.Sealed()
+    SEALED_KINDS: ClassVar = {
+        "sealed_token": crypto.SealedKind(
+            "an offline token of an earlier version of this server", "It is not used any more."
+        )
+    }
     generation = models.PositiveIntegerField(default=1)
     refreshed_at = models.DateTimeField(default=timezone.now)
     created_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -23,6 +23,13 @@ class SecondFactor(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     confirmed_at = models.DateTimeField(null=True, editable=False)
 
+    SEALED_KINDS: ClassVar = {
+        "sealed_secret": crypto.SealedKind(
+            "the stored secret of the authenticator app",
+            "Sign in with a recovery code, turn the second factor off with another one and set it up again. Without "
+            "recovery codes, ask an administrator of this server to reset your second factor.",
+        )
+    }
     is_personal = True
     """The row belongs to a user and to no organization."""
 
@@ -37,6 +44,15 @@ class SecondFactor(models.Model):
     @secret.setter
     def secret(self, plain: str) -> None:
         self.sealed_secret = crypto.seal(plain, bound_to=self._binding)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the secret can be decrypted."""
+        try:
+            _ = self.secret
+        except crypto.Undecryptable:
+            return False
+        return True
 
     @property
     def _binding(self) -> str:

@@ -53,6 +53,13 @@ class StoredSettings(models.Model):
             log.error("Stored settings are skipped: %s. Enter their secrets again.", error)  # noqa: TRY400
             return {}
 
+    @secrets.setter
+    def secrets(self, plain: dict[str, Any]) -> None:
+        text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
+        self.sealed_secrets = (
+            crypto.seal(text, bound_to=_binding(self, "sealed_secrets")) if plain else None
+        )
+
     def read_secrets(self) -> dict[str, Any]:
         """Return the plain values of the secret settings, by name. Raise ``Undecryptable`` if that fails."""
         if self.sealed_secrets is None:
@@ -62,13 +69,6 @@ class StoredSettings(models.Model):
             crypto.open_sealed(self.sealed_secrets, bound_to=binding)
         )
         return values
-
-    @secrets.setter
-    def secrets(self, plain: dict[str, Any]) -> None:
-        text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
-        self.sealed_secrets = (
-            crypto.seal(text, bound_to=_binding(self, "sealed_secrets")) if plain else None
-        )
 
     @property
     def is_readable(self) -> bool:
@@ -82,6 +82,13 @@ class StoredSettings(models.Model):
 
 class UserSettings(StoredSettings):
     """The settings that one user has changed for work in one organization."""
+
+    SEALED_KINDS: ClassVar = {
+        "sealed_secrets": crypto.SealedKind(
+            "the stored search key and the configuration of MCP servers in your agent settings",
+            "Enter them again under Settings, Agents, or through the API.",
+        )
+    }
 
     organization = models.ForeignKey("accounts.Organization", models.CASCADE)
     user = models.ForeignKey("accounts.User", models.CASCADE)
@@ -98,6 +105,13 @@ class UserSettings(StoredSettings):
 
 class OrganizationSettings(StoredSettings):
     """The settings that an organization has set for its members. Members cannot change the settings in ``enforced``."""
+
+    SEALED_KINDS: ClassVar = {
+        "sealed_secrets": crypto.SealedKind(
+            "the stored search key and the configuration of MCP servers in the organization's agent settings",
+            "An owner or admin must enter them again on the organization's page of agent settings, or through the API.",
+        )
+    }
 
     organization = models.OneToOneField("accounts.Organization", models.CASCADE)
     enforced = models.JSONField(default=list, blank=True)
@@ -139,6 +153,11 @@ class CustomSecret(models.Model):
     name = models.CharField(max_length=100, help_text="The name of the environment variable.")
     description = models.CharField(max_length=500, blank=True)
     sealed_value = models.BinaryField(editable=False)
+    SEALED_KINDS: ClassVar = {
+        "sealed_value": crypto.SealedKind(
+            "the stored value of a custom secret", "Enter it again under Settings, Secrets."
+        )
+    }
     created_by = models.ForeignKey(
         "accounts.User", models.SET_NULL, null=True, related_name="made_secrets"
     )
@@ -241,6 +260,11 @@ class ProviderToken(models.Model):
         help_text="The name of the host; empty for the provider's public host.",
     )
     sealed_token = models.BinaryField(editable=False)
+    SEALED_KINDS: ClassVar = {
+        "sealed_token": crypto.SealedKind(
+            "the stored token of a Git host", "Enter it again under Settings, Git hosts."
+        )
+    }
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
     last_used_at = models.DateTimeField(null=True, editable=False)

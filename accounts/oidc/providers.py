@@ -5,6 +5,7 @@ provider is unreachable.
 """
 
 import base64
+import logging
 import threading
 import time
 import uuid
@@ -17,7 +18,9 @@ import jwt
 from django.conf import settings
 
 from accounts.models import IdentityProvider
-from lib import http
+from lib import crypto, http
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 METADATA_SECONDS = 3_600.0
@@ -228,7 +231,7 @@ def client_methods(provider: IdentityProvider) -> tuple[str, ...]:
     A provider that announces no methods supports ``client_secret_basic`` (OpenID Connect Discovery 1.0, section 3), but
     some of them want the secret in the form. Raise ``ProviderMisconfigured`` if we support no announced method.
     """
-    if not provider.client_secret:
+    if not _read_client_secret(provider):
         return ("none",)
     announced = get_metadata(provider).client_methods
     methods = tuple(m for m in ANNOUNCED_METHODS if m in (announced or SECRET_METHODS))
@@ -240,6 +243,15 @@ def client_methods(provider: IdentityProvider) -> tuple[str, ...]:
     # The client may be registered for one of the announced methods only.
     known = _accepted_methods.get((provider.issuer, provider.client_id))
     return tuple(sorted(methods, key=lambda method: method != known))
+
+
+def _read_client_secret(provider: IdentityProvider) -> str:
+    """Return the client secret, or "" if there is none. Raise ``ProviderUnavailable`` if it cannot be decrypted."""
+    try:
+        return provider.client_secret or ""
+    except crypto.Undecryptable as error:
+        log.error("Sign-in with the provider %s is impossible: %s", provider.slug, error)  # noqa: TRY400
+        raise ProviderUnavailable(error.detail) from error
 
 
 def send_as_client(provider: IdentityProvider, url: str, form: dict[str, str]) -> httpx2.Response:
@@ -265,7 +277,7 @@ def _authenticate_client(
     provider: IdentityProvider, method: str, form: dict[str, str]
 ) -> dict[str, Any]:
     """Return the form and headers of a request that authenticates this server as a client (RFC 6749, section 2.3)."""
-    client_id, secret = provider.client_id, provider.client_secret or ""
+    client_id, secret = provider.client_id, _read_client_secret(provider)
     if method == "client_secret_basic":
         # Section 2.3.1: both parts are form-encoded first, so that the secret may contain any character.
         pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"

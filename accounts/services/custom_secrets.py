@@ -17,6 +17,7 @@ from accounts.models import (
     User,
     UserSettings,
 )
+from accounts.models.settings import StoredSettings
 from accounts.services import audit
 from accounts.settings import mcp_servers
 from lib import crypto
@@ -222,7 +223,7 @@ def _read_or_skip(row: CustomSecret | ProviderToken, name: str) -> str:
         return ""
 
 
-def _secrets_of_settings(row: UserSettings | OrganizationSettings) -> set[str]:
+def _secrets_of_settings(row: StoredSettings) -> set[str]:
     """Return the secret texts in a row's settings, or none if they cannot be decrypted."""
     try:
         secrets = row.read_secrets()

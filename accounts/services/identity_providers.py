@@ -8,6 +8,7 @@ from django.db.models import BinaryField, DateTimeField
 
 from accounts.models import IdentityProvider
 from accounts.services import audit
+from lib import crypto
 from lib.problems import Problem
 
 
@@ -31,7 +32,10 @@ def enabled_providers() -> list[IdentityProvider]:
 
 
 def _matches_preset(row: IdentityProvider, preset: dict[str, Any]) -> bool:
-    return all(getattr(row, name) == value for name, value in preset.items())
+    try:
+        return all(getattr(row, name) == value for name, value in preset.items())
+    except crypto.Undecryptable:  # the environment has the client secret, so it is stored again
+        return False
 
 
 @transaction.atomic
@@ -42,9 +46,8 @@ def _write_preset(preset: dict[str, Any]) -> IdentityProvider:
     )
     row = IdentityProvider.objects.select_for_update().get(pk=row.pk)
     before = {} if is_new else describe_provider(row)
-    is_secret_new = is_new or (
-        "client_secret" in preset and row.client_secret != preset["client_secret"]
-    )
+    secret = {name: preset[name] for name in ("client_secret",) if name in preset}
+    is_secret_new = is_new or not _matches_preset(row, secret)
     for name, value in preset.items():
         setattr(row, name, value)
     row.is_preset = True

@@ -49,6 +49,10 @@ def check_provider_session(*, session: UserSession) -> ProviderSessionState:
     # Only one request may refresh, and parallel requests continue with the old tokens. A provider that rotates refresh
     # tokens refuses a second refresh with the same token, and this refusal would end the session.
     is_claimed = _claim_refresh(provider_session)
+    if is_claimed and not provider_session.is_readable:
+        log.error("a session ends: the provider's tokens of %s cannot be decrypted", session.pk)
+        sessions.end_session(session=session, reason="its tokens cannot be decrypted")
+        return ProviderSessionState.ENDED
     if is_claimed and not provider_session.refresh_token:
         return _trust_until_expiry(session, provider_session)
     if is_claimed:
@@ -170,10 +174,12 @@ def end_by_logout_token(*, provider: IdentityProvider, token: str) -> int:
 def end_at_provider(*, provider_session: ProviderSession) -> bool:
     """Send a session's refresh token to Keycloak, to end the session there; return whether Keycloak confirmed.
 
-    Return False for other providers and for a session without a refresh token.
+    Return False for other providers, and for a session without a refresh token or with one that cannot be decrypted.
     """
     provider = provider_session.identity.provider
-    if provider.kind != IdentityProvider.Kind.KEYCLOAK or not provider_session.refresh_token:
+    if provider.kind != IdentityProvider.Kind.KEYCLOAK or not provider_session.is_readable:
+        return False
+    if not provider_session.refresh_token:
         return False
     form = {"refresh_token": provider_session.refresh_token}
     try:

@@ -12,6 +12,7 @@ from accounts.models import Organization, OrganizationSettings, User, UserSettin
 from accounts.permissions import granted_permissions
 from accounts.services import audit
 from accounts.settings.fields import FIELDS, Field, get_field
+from lib import crypto
 from lib.compiled import Compiled, Rows, caller
 from lib.masks import MASK
 from lib.problems import Problem
@@ -126,6 +127,24 @@ def _by_key(user: UUID, organization: UUID) -> Any:
 
 
 _BY_KEY = Compiled(_by_key, user=UUID(int=1), organization=UUID(int=2))
+
+
+def describe_unreadable(*, user_id: UUID | None, organization_id: UUID) -> list[str]:
+    """Return a sentence for each settings row whose secrets cannot be decrypted: the user's and the organization's.
+
+    Runs two database queries.
+    """
+    rows: list[UserSettings | OrganizationSettings] = [
+        *UserSettings.objects.filter(user=user_id, organization_id=organization_id),
+        *OrganizationSettings.objects.filter(organization_id=organization_id),
+    ]
+    sentences = []
+    for row in rows:
+        try:
+            row.read_secrets()
+        except crypto.Undecryptable as error:
+            sentences.append(error.detail)
+    return sentences
 
 
 def organization_settings(*, organization_id: UUID) -> OrganizationSettings:

@@ -146,7 +146,7 @@ def secret_values(config: dict[str, list[Any]]) -> set[str]:
     """
     found: set[str] = set()
     for server in (server for servers in config.values() for server in servers):
-        fields = {"url": server} if isinstance(server, str) else server
+        fields: dict[str, Any] = {"url": server} if isinstance(server, str) else server
         found.add(fields.get("api_key") or "")
         found |= {
             value

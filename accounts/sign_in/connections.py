@@ -110,8 +110,9 @@ def _end_session_url(session: ProviderSession) -> str:
         return ""
     if not endpoint:
         return ""
-    query = {
-        "id_token_hint": session.id_token,
+    # OpenID Connect RP-Initiated Logout 1.0 recommends the hint, but does not require it.
+    hint = {"id_token_hint": session.id_token} if session.is_readable else {}
+    query = hint | {
         "client_id": provider.client_id,
         "post_logout_redirect_uri": settings.PUBLIC_URL + reverse("sign-in"),
     }

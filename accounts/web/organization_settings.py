@@ -60,6 +60,9 @@ def defaults(request: AuthenticatedRequest, organization_id: UUID) -> HttpRespon
         "numbers": [(form[name], f"Not set: {FIELDS[name].default}") for name in form.NUMBERS],
         "enforced": form["enforced"].value() or (),
         "has_search_key": bool(values[SECRET]),
+        "unreadable": user_settings.describe_unreadable(
+            user_id=None, organization_id=organization.pk
+        ),
     }
     return render_form(request, "accounts/organization_agents.html", form, context)
 

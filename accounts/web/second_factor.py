@@ -128,7 +128,8 @@ def _context(request: AuthenticatedRequest) -> dict[str, Any]:
         "has_password": user.has_usable_password(),
         "next": safe_next(request) if NextForm(request.GET)["next"].value() else "",
     }
-    if factor and not is_on:
+    # A secret that cannot be decrypted is replaced by beginning again.
+    if factor and not is_on and factor.is_readable:
         uri = services.enrolment_uri(factor=factor, account=user.email)
         picture = segno.make(uri, error="m").svg_inline(scale=4, border=4, light="#fff")
         # Safe: segno writes the QR code as numbers, so the image contains no text of the account or the secret.

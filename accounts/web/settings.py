@@ -46,7 +46,13 @@ def agent_settings(request: AuthenticatedRequest) -> HttpResponse:
                 return redirect("settings-agent")
         except Problem as refusal:
             form.refuse(refusal)
-    context = {"values": values, "locked": locked, "set_by": effective.set_by}
+    unreadable = user_settings.describe_unreadable(user_id=user.pk, organization_id=organization.pk)
+    context = {
+        "values": values,
+        "locked": locked,
+        "set_by": effective.set_by,
+        "unreadable": unreadable,
+    }
     return render_form(request, "accounts/agent_settings.html", form, context)
 
 

@@ -46,6 +46,13 @@ class ModelAccess(models.Model):
     updated_at = models.DateTimeField(auto_now=True)
 
     objects = ModelAccessQuerySet.as_manager()
+    SEALED_KINDS: ClassVar = {
+        "sealed_api_key": crypto.SealedKind(
+            "the stored API key of the model server",
+            "Enter it again under Settings, Model. An owner or admin enters the key that the organization lends on the "
+            "organization's page.",
+        )
+    }
 
     class Meta:
         verbose_name_plural = "model access"
@@ -68,6 +75,15 @@ class ModelAccess(models.Model):
     @property
     def has_api_key(self) -> bool:
         return self.sealed_api_key is not None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the API key can be decrypted, or there is none."""
+        try:
+            self.api_key()
+        except crypto.Undecryptable:
+            return False
+        return True
 
     def set_api_key(self, plain: str) -> None:
         """Encrypt and set the API key without saving the row. An empty text removes the key."""

@@ -98,6 +98,14 @@ class Sandbox(models.Model):
         "sealed_secret_key": "sandbox.secret:{pk}",
     }
 
+    SEALED_KINDS: ClassVar = dict.fromkeys(
+        ("sealed_session_key", "sealed_secret_key"),
+        crypto.SealedKind(
+            "a key of this conversation's sandbox",
+            "Its agent cannot start again. Fork the conversation to continue with the same history.",
+        ),
+    )
+
     def session_key(self) -> str:
         """Return the API key of this sandbox's engine."""
         return crypto.open_sealed(self.sealed_session_key, bound_to=f"sandbox.session:{self.pk}")

@@ -38,6 +38,7 @@ from conversations.services.engines import find_dial
 from conversations.services.state import append_notice, change_fields, request_start
 from lib.host_paths import hide_host_folder, hide_host_paths
 from lib.problems import Problem
+from lib.redaction import hide_own_tokens
 
 log = logging.getLogger(__name__)
 WAITING = Conversation.ExecutionStatus.WAITING_FOR_CONFIRMATION
@@ -166,9 +167,8 @@ def build_event(
     ``redact`` removes secrets from the payload.
     """
     event = frame.event
-    payload = redaction.hide_own_tokens(
-        redact(event.payload) if redact else event.payload, redaction.HIDDEN
-    )
+    payload = redact(event.payload) if redact else event.payload
+    payload = hide_own_tokens(payload, redaction.HIDDEN)
     payload = hide_host_paths(payload)
     return NewEvent(event_id, event.kind, event.source, payload, frame.seq, event.time)
 

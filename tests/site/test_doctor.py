@@ -47,6 +47,7 @@ def test_healthy_installation_has_no_failed_check():
         "Data folder": "ok",
         "Server": "warning",
         "Keys": "ok",
+        "Stored secrets": "ok",
         "Debug": "ok",
         "HTTPS": "ok",
         "Private hosts": "ok",

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.template.defaultfilters import pluralize
 
-from lib import resealing
+from lib import crypto, resealing
 from lib.commands import OperatorCommand
 
 
@@ -23,7 +23,9 @@ class Command(OperatorCommand):
             used = ", ".join(f"{key}: {number}" for key, number in sorted(keys.items())) or "none"
             self.say(f"{column}: {used}")
             for row in failed_rows:
-                self.say(f"  {row} cannot be decrypted")
+                kind = crypto.describe_sealed(row)
+                text = f": {kind.name} cannot be decrypted. {kind.remedy}" if kind else ""
+                self.say(f"  {row}{text or ' cannot be decrypted'}")
             failures += len(failed_rows)
         if failures:
             raise CommandError(

@@ -344,6 +344,30 @@ def _keys() -> Result:
     return OK, "long and random"
 
 
+def _stored_secrets() -> Result:
+    from collections import Counter
+
+    from lib import crypto, resealing
+
+    lost: Counter[crypto.SealedKind] = Counter()
+    total = 0
+    for column in resealing.columns():
+        keys, failed = resealing.audit(column)
+        total += keys.total()
+        for bound_to in failed:
+            kind = crypto.describe_sealed(bound_to)
+            lost[kind or crypto.SealedKind(f"a value of {column}", "Enter it again.")] += 1
+    if not lost:
+        return OK, f"{total} encrypted values can be decrypted"
+    parts = [
+        f"{kind.name} ({count}): {kind.remedy}" for kind, count in sorted(lost.items(), key=str)
+    ]
+    return FAILED, (
+        f"{lost.total()} of {total} encrypted values cannot be decrypted. If ENCRYPTION_KEYS lost a key, add it again. "
+        f"Otherwise replace the values: {' '.join(parts)} `manage.py audit_encrypted_fields` lists the rows."
+    )
+
+
 def _debug() -> Result:
     from django.conf import settings
 
@@ -435,11 +459,14 @@ CHECKS: tuple[Probe, ...] = (
     _tmux,
     _server,
     _keys,
+    _stored_secrets,
     _debug,
     _https,
     _private_hosts,
     _sandbox,
     _administrator,
 )
-NEED_DATABASE = {_migrations, _clock, _server, _private_hosts, _administrator}
+NEED_DATABASE = {
+    *(_migrations, _clock, _server, _stored_secrets, _private_hosts, _administrator),
+}
 """The checks that are skipped if the database cannot be reached."""
