@@ -145,11 +145,13 @@ def _mode_for(place: bytes) -> int:
 
 
 def _move_to_free_name(source: bytes, place: bytes) -> bytes:
-    stem, extension = os.path.splitext(place)
+    folder, name = os.path.split(place)
+    stem, extension = os.path.splitext(name)
     os.chmod(source, _mode_for(b""))
     number = 2
     while True:
-        free = b"%s-%d%s" % (stem, number, extension)
+        end = b"-%d%s" % (number, extension)
+        free = os.path.join(folder, _shorten(stem, _find_name_max(folder) - len(end)) + end)
         try:
             # Reserve the name first: unlike `os.replace`, this never takes the name of another file.
             os.close(os.open(free, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
@@ -158,3 +160,19 @@ def _move_to_free_name(source: bytes, place: bytes) -> bytes:
             continue
         os.replace(source, free)
         return free
+
+
+def _find_name_max(folder: bytes) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255
+
+
+def _shorten(stem: bytes, size: int) -> bytes:
+    """Return a name that has at most ``size`` bytes, without a part of a UTF-8 character at its end."""
+    if len(stem) <= size:
+        return stem
+    while size > 1 and stem[size] & 0xC0 == 0x80:
+        size -= 1
+    return stem[: max(size, 1)]

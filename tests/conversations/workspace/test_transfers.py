@@ -101,6 +101,19 @@ class TestEqualNames:
 
         assert contents(box) == {name: name.encode() for name in names}
 
+    def test_longest_names_get_a_number_too(self, box):
+        names = ["L" * 251 + ".txt", "\u0436" * 127]
+
+        response = upload(box, *((name, b"1") for name in names), *((name, b"2") for name in names))
+
+        assert response.status_code == 201, response.content
+        assert contents(box) == {
+            names[0]: b"1",
+            names[1]: b"1",
+            "L" * 249 + "-2.txt": b"2",
+            "\u0436" * 126 + "-2": b"2",
+        }
+
     def test_file_of_an_earlier_upload_is_replaced_and_keeps_its_permissions(self, box):
         upload(box, ("run.sh", b"1"))
         (box.folder / "run.sh").chmod(0o754)
@@ -122,6 +135,34 @@ class TestEqualNames:
 
 
 class TestCauses:
+    def test_empty_file_is_written_by_every_route(self, box, alice):
+        key = services.conversation_key(conversation=box.conversation, user=alice)
+        engine = APIClient(headers={"X-Session-API-Key": key})
+        part = SimpleUploadedFile("c", b"")
+
+        assert upload(box, ("a", b"")).json()["files"] == [{"path": "a", "size": 0}]
+        upload(box, ("b", b""), field="files", url=box.v0_url("upload-files"))
+        assert engine.post("/api/file/upload?path=c", {"file": part}).status_code == 200
+
+        assert contents(box) == dict.fromkeys("abc", b"")
+
+    @pytest.mark.parametrize("name", ["", ".", ".."])
+    def test_part_without_a_name_is_explained(self, box, name):
+        body = f'--B\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\nx\r\n--B--\r\n'
+        kind = "multipart/form-data; boundary=B"
+
+        response = box.api.generic("POST", box.url("files/upload"), body, content_type=kind)
+
+        assert response.status_code == 400
+        assert "each with a file name" in response.json()["error"]
+
+    def test_path_that_ends_with_a_slash_names_no_file(self, box):
+        for path in ("new/", "new/."):
+            response = put(box, path)
+            assert (response.status_code, response.json()["code"]) == (409, "not-a-file")
+            assert "ends with a slash" in response.json()["error"]
+        assert contents(box) == {}
+
     def test_put_on_something_that_is_no_file_is_409_with_an_explanation(self, box, alice):
         box.write("folder/a")
         box.write("file")
