@@ -156,6 +156,28 @@ class TestCauses:
         assert response.status_code == 400
         assert "each with a file name" in response.json()["error"]
 
+    @pytest.mark.parametrize("size", [0, 300_000])
+    def test_upload_that_was_cut_off_stores_nothing(self, box, alice, size):
+        def part(name, field="file"):
+            return (
+                f'--B\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+            )
+
+        key = services.conversation_key(conversation=box.conversation, user=alice)
+        engine = APIClient(headers={"X-Session-API-Key": key})
+        for client, url, field in (
+            (box.api, box.url("files/upload"), "file"),
+            (box.api, box.v0_url("upload-files"), "files"),
+            (engine, "/api/file/upload?path=a", "file"),
+        ):
+            body = f"{part('whole', field)}x\r\n{part('cut', field)}" + "x" * size
+            response = client.generic(
+                "POST", url, body, content_type="multipart/form-data; boundary=B"
+            )
+            assert response.status_code in (400, 422), response.content
+            assert "ended before its last part" in response.content.decode()
+        assert contents(box) == {}
+
     def test_path_that_ends_with_a_slash_names_no_file(self, box):
         for path in ("new/", "new/."):
             response = put(box, path)
@@ -317,6 +339,33 @@ class TestCauses:
 
         assert (response.status_code, response.json()["code"]) == (code, "sandbox-trouble")
         assert str(box.folder) not in response.text
+
+
+@pytest.mark.parametrize("is_growing", [True, False])
+def test_file_that_changes_meanwhile_is_downloaded_whole(box, is_growing):
+    path = box.write("live.log", bytes(500_000))
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            with open(path, "r+b") as file:
+                if is_growing:
+                    file.seek(0, os.SEEK_END)
+                    file.write(bytes(5_000))
+                else:
+                    file.truncate(100_000)
+                    file.truncate(500_000)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        response = box.get("files/content", path="live.log")
+        assert len(b"".join(response)) == int(response.headers["Content-Length"]) >= 100_000
+    finally:
+        done.set()
+        thread.join()
+    assert os.listdir(box.folder.parent) == ["project"]
 
 
 def test_upload_that_fails_leaves_the_old_file(box, monkeypatch):
