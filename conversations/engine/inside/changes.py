@@ -26,6 +26,7 @@ def list_changes(root: bytes, *, limit: int) -> dict[str, Any]:
     queue = [(real_root, b"", 0)]
     seen = {real_root}
     if repositories.find_top(real_root) is None:
+        repositories.check_without_top(real_root)
         queue = [(folder, os.path.relpath(folder, real_root), 1) for folder in _walk(real_root)]
         seen = {folder for folder, _, _ in queue}
     while queue:

@@ -35,6 +35,8 @@ def read_diff(root: bytes, path: str, *, limit: int) -> dict[str, Any]:
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     top = repositories.find_top(folder)
+    if top is None:
+        repositories.check_without_top(real_root)
     original = _read_base(top, os.path.relpath(file, os.path.realpath(top)), limit) if top else None
     modified = _read_file(file, limit)
     if original is None and modified is None:

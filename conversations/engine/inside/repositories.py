@@ -81,6 +81,16 @@ def find_top(folder: bytes) -> bytes | None:
     return top.removesuffix(b"\n") or None
 
 
+def check_without_top(folder: bytes) -> None:
+    """Raise ``GitFailed`` if a folder in no work tree has data of Git, which are broken or bare.
+
+    Without this, a broken repository looks like one without changes.
+    """
+    data = os.path.join(folder, b".git")
+    if os.path.lexists(data) and not (os.path.isdir(data) and not os.listdir(data)):
+        raise GitFailed("The data in .git are broken, or belong to no work tree")
+
+
 def find_base(repository: bytes) -> str:
     """Return the commit, or the empty tree, with which the work tree is compared.
 

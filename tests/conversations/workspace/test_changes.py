@@ -301,6 +301,33 @@ def test_broken_repository_is_explained_without_a_path(box):
     assert str(box.folder) not in response.text
 
 
+@pytest.mark.parametrize("damage", ["HEAD", "a file to nowhere", "a link to nowhere", "bare"])
+def test_broken_repository_is_not_shown_as_unchanged(box, damage):
+    box.write("a file")
+    box.commit()
+    if damage == "HEAD":
+        box.write(".git/HEAD", "garbage\n")
+    elif damage == "bare":
+        box.git("config", "core.bare", "true")
+    else:
+        shutil.rmtree(box.folder / ".git")
+        if damage == "a file to nowhere":
+            box.write(".git", "gitdir: /no/such/folder\n")
+        else:
+            (box.folder / ".git").symlink_to("/no/such/folder")
+
+    for response in (box.get("git/changes"), box.get("git/diff", path="a file")):
+        assert (response.status_code, response.json()["code"]) == (409, "git-failed")
+        assert "Git cannot read the repository in the workspace" in response.json()["error"]
+
+
+def test_empty_folder_with_the_name_of_gits_data_is_no_repository(box):
+    (box.folder / ".git").mkdir()
+    box.write("a file")
+
+    assert box.changes() == {}
+
+
 def test_changes_do_not_run_programs_of_the_repository_and_do_not_lock_it(box):
     box.write("a file", "old")
     box.commit()
