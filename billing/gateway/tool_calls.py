@@ -77,8 +77,8 @@ def _repair_part(calls: list[_Call], part: Json) -> bool:
     call = _find(calls, key, name, identity)
     repaired: Json = part | ({"function": function} if function else {})
     if call is None:
-        taken = {other.index for other in calls}
-        index = key if key is not None and key not in taken else max(taken, default=-1) + 1
+        used = {other.index for other in calls}
+        index = key if key is not None and key not in used else max(used, default=-1) + 1
         call = _Call(key, index, identity or f"call_{uuid4().hex[:24]}", name)
         calls.append(call)
         repaired |= {"id": call.identity, "type": part.get("type") or "function"}

@@ -6,7 +6,6 @@ from typing import Any
 from django.http import Http404, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import parsers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -19,6 +18,7 @@ from conversations.api.authentication import ConversationKey
 from conversations.api.v1.workspaces import send_file
 from conversations.models import Conversation
 from lib.routes import RouteFacts
+from lib.uploads import UploadParser
 
 PATH = OpenApiParameter("path", str, OpenApiParameter.PATH)
 PATH_QUERY = OpenApiParameter("path", str, required=True)
@@ -81,7 +81,7 @@ class UploadView(WorkspaceView):
     """The route that writes a file into the workspace. The file's path is in the query string."""
 
     permission = "files.edit"
-    parser_classes = [parsers.MultiPartParser]  # noqa: RUF012 - DRF's own form
+    parser_classes = [UploadParser]  # noqa: RUF012 - DRF's own form
 
     @extend_schema(
         operation_id="runtime_file_upload",

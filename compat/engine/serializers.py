@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from compat.v1.base import PageQuery
 from compat.v1.serializers import V1MessageSerializer
+from conversations.api.v1.serializers import UPLOAD_ERRORS
 from lib.api import MomentField
 
 
@@ -63,7 +64,9 @@ class EventSearchQuery(PageQuery):
 class RuntimeUploadSerializer(serializers.Serializer[Any]):
     """A file to upload."""
 
-    file = serializers.FileField(max_length=255)
+    file = serializers.FileField(
+        max_length=255, allow_empty_file=True, error_messages=UPLOAD_ERRORS
+    )
 
 
 class RuntimeUploadedSerializer(serializers.Serializer[Any]):

@@ -8,7 +8,6 @@ from django.conf import settings
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
-from rest_framework import parsers
 from rest_framework import serializers as fields
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -22,6 +21,7 @@ from conversations.api.v1.workspaces import send_archive
 from conversations.models import Conversation
 from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
+from lib.uploads import UploadParser
 
 VIEW_MAX_BYTES = 2_097_152
 """The maximum size of a file whose text is returned, in bytes."""
@@ -183,7 +183,7 @@ class UploadFilesView(V0View):
     """The route that writes files into the workspace."""
 
     permission = "files.edit"
-    parser_classes = (parsers.MultiPartParser,)
+    parser_classes = (UploadParser,)
 
     @extend_schema(
         operation_id="v0_files_upload",

@@ -202,6 +202,10 @@ def _write(
         raise NotAFile(
             "The path is the workspace itself. Enter the path of a file inside the workspace."
         )
+    if path.endswith(("/", "/.")):
+        raise NotAFile(
+            "The path ends with a slash, so it names a folder. Enter the path of a file."
+        )
     result = convert(workspace.write(clean, content, keep=keep), _Written)
     return WrittenFile(result.path, result.size), result.place
 

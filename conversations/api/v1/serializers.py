@@ -373,8 +373,18 @@ class UploadedSerializer(WrittenFileSerializer):
     files = WrittenFileSerializer(many=True)
 
 
+UPLOAD_ERRORS: dict[str, Any] = dict.fromkeys(
+    ("required", "invalid", "no_name"),
+    "Send at least one file as multipart/form-data, each with a file name.",
+)
+
+
 class UploadSerializer(serializers.Serializer[Any]):
-    file = serializers.FileField(help_text="A file. Repeat the field to upload several files.")
+    file = serializers.FileField(
+        allow_empty_file=True,
+        error_messages=UPLOAD_ERRORS,
+        help_text="A file. Repeat the field to upload several files.",
+    )
     path = serializers.CharField(
         required=False,
         allow_blank=True,

@@ -22,6 +22,7 @@ from conversations.api.v1.mixins import NestedMixin
 from lib.api import parse_query
 from lib.problems import Problem, TooLarge
 from lib.routes import RouteFacts
+from lib.uploads import UploadParser
 
 PATH = OpenApiParameter("path", str, description="The path, relative to the workspace.")
 CHUNK_BYTES, SPOOL_BYTES = 65_536, 1_048_576
@@ -81,7 +82,7 @@ class WorkspaceViewSet(NestedMixin, viewsets.ViewSet):
         detail=False,
         methods=["post"],
         url_path="files/upload",
-        parser_classes=[parsers.MultiPartParser],
+        parser_classes=[UploadParser],
     )
     def upload(self, request: ApiRequest, pk: UUID) -> Response:
         """Upload files into a folder of the workspace. Existing files with the same names are replaced.

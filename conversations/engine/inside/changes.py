@@ -26,6 +26,7 @@ def list_changes(root: bytes, *, limit: int) -> dict[str, Any]:
     queue = [(real_root, b"", 0)]
     seen = {real_root}
     if repositories.find_top(real_root) is None:
+        repositories.check_without_top(real_root)
         queue = [(folder, os.path.relpath(folder, real_root), 1) for folder in _walk(real_root)]
         seen = {folder for folder, _, _ in queue}
     while queue:
@@ -56,11 +57,16 @@ def _read(folder: bytes) -> tuple[dict[bytes, str], list[bytes]]:
         if repositories.find_top(folder) is None:  # a folder `.git` that is no repository
             return {}, []
         raise
-    raw = git(
+    command = (
         *("diff", "--raw", "-z", "--no-abbrev", "--no-renames", "--no-ext-diff", "--no-textconv"),
-        *("--ignore-submodules=dirty", "--relative", base, "--"),
-        cwd=folder,
+        *("-O/dev/null", "--ignore-submodules=dirty", "--relative", base, "--"),
     )
+    try:
+        raw = git(*command, cwd=folder)
+    except repositories.GitFailed as error:
+        if "filter" not in error.detail:
+            raise
+        raw = git(*repositories.find_filters_off(folder), *command, cwd=folder)
     tokens = iter(raw.split(b"\0"))
     changes: dict[bytes, str] = {}
     for facts in tokens:
@@ -69,7 +75,10 @@ def _read(folder: bytes) -> tuple[dict[bytes, str], list[bytes]]:
             changes[next(tokens)] = WORDS.get(facts.split(b" ")[4][:1], "UPDATED")
     others = git("ls-files", "--others", "--exclude-standard", "-z", cwd=folder).split(b"\0")
     untracked = [name for name in others if name]
-    changes |= {name: "ADDED" for name in untracked if not name.endswith(b"/")}
+    for name in untracked:
+        if not name.endswith(b"/"):
+            # A file that was removed from the index only is deleted and untracked.
+            changes[name] = "UPDATED" if name in changes else "ADDED"
     staged = git("ls-files", "--stage", "-z", cwd=folder).split(b"\0")
     nested = {line.partition(b"\t")[2] for line in staged if line.startswith(GITLINK)}
     # Git lists an untracked repository as one name with a slash at the end.

@@ -40,7 +40,7 @@ def find(root: bytes, path: str, *, must_exist: bool = True, follow: bool = True
     current = real_root
     for part in path.split("/"):
         if part not in ("", "."):
-            current = os.path.join(current, _find_name(current, part))
+            current = os.path.join(current, find_name(current, part))
     if follow or current == real_root:
         found = os.path.realpath(current, strict=must_exist)
     else:
@@ -54,7 +54,8 @@ def find(root: bytes, path: str, *, must_exist: bool = True, follow: bool = True
     return found
 
 
-def _find_name(folder: bytes, name: str) -> bytes:
+def find_name(folder: bytes, name: str) -> bytes:
+    """Return the name in a folder that a client's text means, whether or not there is such an entry."""
     try:
         raw = name.encode()
     except UnicodeEncodeError as error:  # a lone surrogate

@@ -24,14 +24,19 @@ class GitFailed(Exception):
         super().__init__(detail)
 
 
-def git(*arguments: str | bytes, cwd: bytes, ok: tuple[int, ...] = (0,)) -> bytes:
+def git(
+    *arguments: str | bytes,
+    cwd: bytes,
+    ok: tuple[int, ...] = (0,),
+    variables: dict[str, str] | None = None,
+) -> bytes:
     """Return the output of a Git command. Raise ``GitFailed`` for an exit code that is not in ``ok``."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(  # noqa: PLW1510 - the exit code is checked below
             ["git", *_OPTIONS, *arguments],
             cwd=cwd,
-            env=environment | _VARIABLES,
+            env=environment | _VARIABLES | (variables or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=max(0.1, _deadline - time.monotonic()),
@@ -44,6 +49,20 @@ def git(*arguments: str | bytes, cwd: bytes, ok: tuple[int, ...] = (0,)) -> byte
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
         raise GitFailed(lines[-1][:300])
     return done.stdout
+
+
+def find_filters_off(repository: bytes) -> list[str]:
+    """Return the options that turn off all filters of a repository, for one whose program is missing or fails."""
+    raw = git(
+        "config", "-z", "--name-only", "--get-regexp", r"^filter\.", cwd=repository, ok=(0, 1)
+    )
+    drivers = {
+        name.rpartition(".")[0] for name in raw.decode("utf-8", "replace").split("\0") if name
+    }
+    settings = ("clean=", "smudge=", "process=", "required=false")
+    return [
+        part for name in sorted(drivers) for end in settings for part in ("-c", f"{name}.{end}")
+    ]
 
 
 def is_repository(folder: bytes) -> bool:
@@ -60,6 +79,16 @@ def find_top(folder: bytes) -> bytes | None:
             return None
         raise
     return top.removesuffix(b"\n") or None
+
+
+def check_without_top(folder: bytes) -> None:
+    """Raise ``GitFailed`` if a folder in no work tree has data of Git, which are broken or bare.
+
+    Without this, a broken repository looks like one without changes.
+    """
+    data = os.path.join(folder, b".git")
+    if os.path.lexists(data) and not (os.path.isdir(data) and not os.listdir(data)):
+        raise GitFailed("The data in .git are broken, or belong to no work tree")
 
 
 def find_base(repository: bytes) -> str:

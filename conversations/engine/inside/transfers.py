@@ -7,23 +7,50 @@ import contextlib
 import os
 import stat
 import tempfile
+import time
 from typing import Any
 
 from conversations.engine.inside import paths
+
+IN_USE_SECONDS = 10
+"""A file that was written within this time counts as in use."""
+COPIED_SIZES = range(16_384, 268_435_456)
+"""The sizes of files in use that are copied before a download. Shorter ones are read at once."""
 
 
 def open_file(root: bytes, path: str) -> dict[str, Any]:
     """Check that a file can be read; return the path under which the engine can send it.
 
-    ``temporary`` is a folder to remove afterwards, or None: a name that is not UTF-8 gets a link there.
+    ``temporary`` is a folder to remove afterwards, or None: a name that is not UTF-8 gets a link there, and a file that
+    was just written a copy. The engine (openhands-agent-server 1.58.0) announces the size and then reads to the end, so
+    the download of a file that grows or shrinks meanwhile breaks off.
     """
     file = paths.find(root, path)
     status = os.stat(file)
     _refuse_special(status)
     # Opening fails for a file without permission, which the engine would notice only after it sent a status of 200.
     os.close(os.open(file, os.O_RDONLY | os.O_NONBLOCK))
+    is_in_use = abs(time.time() - status.st_mtime) < IN_USE_SECONDS
+    is_copied = is_in_use and status.st_size in COPIED_SIZES
+    if is_copied and (copy := _copy(root, file, status.st_size)):
+        return copy
     path_text, temporary = _as_text(file)
     return {"path": path_text, "size": status.st_size, "temporary": temporary}
+
+
+def _copy(root: bytes, file: bytes, size: int) -> dict[str, Any] | None:
+    """Copy the first ``size`` bytes of a file; return the result of ``open_file``, or None if there is no room."""
+    temporary = make_temporary(root)
+    path = os.path.join(temporary, "copy")
+    try:
+        with open(file, "rb") as source, open(path, "wb") as target:
+            while size > 0 and (data := source.read(min(size, 1_048_576))):
+                size -= len(data)
+                target.write(data)
+    except OSError:
+        remove_temporary(temporary)
+        return None
+    return {"path": path, "size": os.stat(path).st_size, "temporary": temporary}
 
 
 def begin_upload(root: bytes, path: str) -> dict[str, Any]:
@@ -145,11 +172,13 @@ def _mode_for(place: bytes) -> int:
 
 
 def _move_to_free_name(source: bytes, place: bytes) -> bytes:
-    stem, extension = os.path.splitext(place)
+    folder, name = os.path.split(place)
+    stem, extension = os.path.splitext(name)
     os.chmod(source, _mode_for(b""))
     number = 2
     while True:
-        free = b"%s-%d%s" % (stem, number, extension)
+        end = b"-%d%s" % (number, extension)
+        free = os.path.join(folder, _shorten(stem, _find_name_max(folder) - len(end)) + end)
         try:
             # Reserve the name first: unlike `os.replace`, this never takes the name of another file.
             os.close(os.open(free, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
@@ -158,3 +187,19 @@ def _move_to_free_name(source: bytes, place: bytes) -> bytes:
             continue
         os.replace(source, free)
         return free
+
+
+def _find_name_max(folder: bytes) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255
+
+
+def _shorten(stem: bytes, size: int) -> bytes:
+    """Return a name that has at most ``size`` bytes, without a part of a UTF-8 character at its end."""
+    if len(stem) <= size:
+        return stem
+    while size > 1 and stem[size] & 0xC0 == 0x80:
+        size -= 1
+    return stem[: max(size, 1)]

@@ -1,6 +1,7 @@
 """The list of changed files, in all views: names, kinds of changes and repositories in repositories."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -28,6 +29,11 @@ NAMES = [
     " blank at both ends ",
     "folder with blank/ä ö/日本語.txt",
     "R100 old new",
+    "rtl \u202e.txt",
+    "trailing blank ",
+    "trailing dot.",
+    "x" * 255,
+    "c#?%41&:",
     "e\u0301.txt",
 ]
 
@@ -141,6 +147,62 @@ def test_conflicts_are_listed_once(box):
     assert "<<<<<<<" in box.diff("a b")["modified"]
 
 
+@pytest.mark.parametrize("target", ["other", "/etc", "nowhere", "folder"])
+def test_file_in_a_folder_that_became_a_link_is_deleted(box, target):
+    box.write("folder/inner/a file", "old\n")
+    box.write("other/inner/a file", "another\n")
+    box.commit()
+    shutil.rmtree(box.folder / "folder")
+    (box.folder / "folder").symlink_to(target)
+
+    assert box.changes() == {"folder": "ADDED", "folder/inner/a file": "DELETED"}
+    diff = box.diff("folder/inner/a file")
+    assert (diff["original"], diff["modified"]) == ("old\n", None)
+
+
+def test_file_that_was_removed_from_the_index_only_is_not_new(box):
+    box.write("a", "text")
+    box.commit()
+    box.git("rm", "--quiet", "--cached", "a")
+
+    assert box.changes() == {"a": "UPDATED"}
+
+
+def test_changed_mode_has_a_diff(box):
+    box.write("run", "text\n")
+    box.write("both", "old\n")
+    box.commit()
+    box.write("both", "new\n")
+    for name in ("run", "both"):
+        (box.folder / name).chmod(0o755)
+
+    modes = "old mode 100644\nnew mode 100755\n"
+    assert box.diff("run")["diff"] == modes
+    assert box.diff("both")["diff"] == f"{modes}--- a/both\n+++ b/both\n@@ -1 +1 @@\n-old\n+new\n"
+
+
+def test_settings_of_the_repository_do_not_break_the_list(box):
+    box.write("a", "old\n")
+    box.write("b.bin", "old\n")
+    box.write(".gitattributes", "*.bin filter=broken\n")
+    box.commit()
+    box.write("a", "new\n")
+    box.write("b.bin", "new\n")
+    for name in ("clean", "smudge"):
+        box.git("config", f"filter.broken.{name}", "no-such-program")
+    for name, value in {
+        "filter.broken.required": "true",
+        "diff.orderFile": "/no/such/file",
+        "diff.noprefix": "true",
+        "color.ui": "always",
+    }.items():
+        box.git("config", name, value)
+
+    assert box.changes() == {"a": "UPDATED", "b.bin": "UPDATED"}
+    for name in ("a", "b.bin"):
+        assert box.diff(name)["diff"] == f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-old\n+new\n"
+
+
 def test_repository_without_a_commit_lists_all_files_as_added(box):
     box.git("init", "--quiet")
     box.write("staged file")
@@ -237,6 +299,33 @@ def test_broken_repository_is_explained_without_a_path(box):
 
     assert (response.status_code, response.json()["code"]) == (409, "git-failed")
     assert str(box.folder) not in response.text
+
+
+@pytest.mark.parametrize("damage", ["HEAD", "a file to nowhere", "a link to nowhere", "bare"])
+def test_broken_repository_is_not_shown_as_unchanged(box, damage):
+    box.write("a file")
+    box.commit()
+    if damage == "HEAD":
+        box.write(".git/HEAD", "garbage\n")
+    elif damage == "bare":
+        box.git("config", "core.bare", "true")
+    else:
+        shutil.rmtree(box.folder / ".git")
+        if damage == "a file to nowhere":
+            box.write(".git", "gitdir: /no/such/folder\n")
+        else:
+            (box.folder / ".git").symlink_to("/no/such/folder")
+
+    for response in (box.get("git/changes"), box.get("git/diff", path="a file")):
+        assert (response.status_code, response.json()["code"]) == (409, "git-failed")
+        assert "Git cannot read the repository in the workspace" in response.json()["error"]
+
+
+def test_empty_folder_with_the_name_of_gits_data_is_no_repository(box):
+    (box.folder / ".git").mkdir()
+    box.write("a file")
+
+    assert box.changes() == {}
 
 
 def test_changes_do_not_run_programs_of_the_repository_and_do_not_lock_it(box):

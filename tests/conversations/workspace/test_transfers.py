@@ -102,6 +102,19 @@ class TestEqualNames:
 
         assert contents(box) == {name: name.encode() for name in names}
 
+    def test_longest_names_get_a_number_too(self, box):
+        names = ["L" * 251 + ".txt", "\u0436" * 127]
+
+        response = upload(box, *((name, b"1") for name in names), *((name, b"2") for name in names))
+
+        assert response.status_code == 201, response.content
+        assert contents(box) == {
+            names[0]: b"1",
+            names[1]: b"1",
+            "L" * 249 + "-2.txt": b"2",
+            "\u0436" * 126 + "-2": b"2",
+        }
+
     def test_file_of_an_earlier_upload_is_replaced_and_keeps_its_permissions(self, box):
         upload(box, ("run.sh", b"1"))
         (box.folder / "run.sh").chmod(0o754)
@@ -123,6 +136,56 @@ class TestEqualNames:
 
 
 class TestCauses:
+    def test_empty_file_is_written_by_every_route(self, box, alice):
+        key = services.conversation_key(conversation=box.conversation, user=alice)
+        engine = APIClient(headers={"X-Session-API-Key": key})
+        part = SimpleUploadedFile("c", b"")
+
+        assert upload(box, ("a", b"")).json()["files"] == [{"path": "a", "size": 0}]
+        upload(box, ("b", b""), field="files", url=box.v0_url("upload-files"))
+        assert engine.post("/api/file/upload?path=c", {"file": part}).status_code == 200
+
+        assert contents(box) == dict.fromkeys("abc", b"")
+
+    @pytest.mark.parametrize("name", ["", ".", ".."])
+    def test_part_without_a_name_is_explained(self, box, name):
+        body = f'--B\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\nx\r\n--B--\r\n'
+        kind = "multipart/form-data; boundary=B"
+
+        response = box.api.generic("POST", box.url("files/upload"), body, content_type=kind)
+
+        assert response.status_code == 400
+        assert "each with a file name" in response.json()["error"]
+
+    @pytest.mark.parametrize("size", [0, 300_000])
+    def test_upload_that_was_cut_off_stores_nothing(self, box, alice, size):
+        def part(name, field="file"):
+            return (
+                f'--B\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+            )
+
+        key = services.conversation_key(conversation=box.conversation, user=alice)
+        engine = APIClient(headers={"X-Session-API-Key": key})
+        for client, url, field in (
+            (box.api, box.url("files/upload"), "file"),
+            (box.api, box.v0_url("upload-files"), "files"),
+            (engine, "/api/file/upload?path=a", "file"),
+        ):
+            body = f"{part('whole', field)}x\r\n{part('cut', field)}" + "x" * size
+            response = client.generic(
+                "POST", url, body, content_type="multipart/form-data; boundary=B"
+            )
+            assert response.status_code in (400, 422), response.content
+            assert "ended before its last part" in response.content.decode()
+        assert contents(box) == {}
+
+    def test_path_that_ends_with_a_slash_names_no_file(self, box):
+        for path in ("new/", "new/."):
+            response = put(box, path)
+            assert (response.status_code, response.json()["code"]) == (409, "not-a-file")
+            assert "ends with a slash" in response.json()["error"]
+        assert contents(box) == {}
+
     def test_put_on_something_that_is_no_file_is_409_with_an_explanation(self, box, alice):
         box.write("folder/a")
         box.write("file")
@@ -277,6 +340,33 @@ class TestCauses:
 
         assert (response.status_code, response.json()["code"]) == (code, "sandbox-trouble")
         assert str(box.folder) not in response.text
+
+
+@pytest.mark.parametrize("is_growing", [True, False])
+def test_file_that_changes_meanwhile_is_downloaded_whole(box, is_growing):
+    path = box.write("live.log", bytes(500_000))
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            with open(path, "r+b") as file:
+                if is_growing:
+                    file.seek(0, os.SEEK_END)
+                    file.write(bytes(5_000))
+                else:
+                    file.truncate(100_000)
+                    file.truncate(500_000)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        response = box.get("files/content", path="live.log")
+        assert len(b"".join(response)) == int(response.headers["Content-Length"]) >= 100_000
+    finally:
+        done.set()
+        thread.join()
+    assert os.listdir(box.folder.parent) == ["project"]
 
 
 def test_upload_that_fails_leaves_the_old_file(box, monkeypatch):
