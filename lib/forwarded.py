@@ -1,7 +1,7 @@
 """The client's address behind proxies, from ``X-Forwarded-For`` and ``Forwarded``. No Django.
 
-Load balancers write the header in many forms. Azure Application Gateway and IIS add the port, to an IPv6 address with or
-without brackets, some add the zone of an IPv6 address, and some send several headers.
+Load balancers write the header in many forms. Azure Application Gateway and IIS add the port, some add brackets (or a
+port without brackets) to an IPv6 address, some add its zone, and some send several headers.
 """
 
 import re

@@ -26,7 +26,7 @@ async def refuse_unknown_path(scope: dict[str, Any], receive: Any, send: Any) ->
 websocket_urlpatterns = [
     path("ws/v1/conversations/<uuid:conversation_id>", ConversationConsumer.as_asgi()),
     path("sockets/events/<str:conversation_id>", V1EventsConsumer.as_asgi()),
-    re_path("", refuse_unknown_path),
+    re_path("", refuse_unknown_path),  # type: ignore[arg-type]  # Channels routes ASGI applications
 ]
 
 held = url_pattern(lambda facts: facts.held == "always")
