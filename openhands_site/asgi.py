@@ -24,7 +24,7 @@ from lib.connections import PersistentConnection  # noqa: E402
 from lib.open_files import raise_limit  # noqa: E402
 from lib.routes import url_pattern  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
-from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
+from openhands_site.routing import is_held, unknown_sockets, websocket_urlpatterns  # noqa: E402
 from openhands_site.serving.addresses import ClientAddress  # noqa: E402
 from openhands_site.serving.arriving_bodies import ArrivingBodies  # noqa: E402
 from openhands_site.serving.bodies import BodyLimit  # noqa: E402
@@ -62,7 +62,8 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 # SocketIO handles the paths below /socket.io and passes all other sockets on to Channels.
-sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns)))))
+routed = URLRouter([*websocket_urlpatterns, unknown_sockets])
+sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(routed))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:

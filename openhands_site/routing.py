@@ -26,8 +26,9 @@ async def refuse_unknown_path(scope: dict[str, Any], receive: Any, send: Any) ->
 websocket_urlpatterns = [
     path("ws/v1/conversations/<uuid:conversation_id>", ConversationConsumer.as_asgi()),
     path("sockets/events/<str:conversation_id>", V1EventsConsumer.as_asgi()),
-    re_path("", refuse_unknown_path),  # type: ignore[arg-type]  # Channels routes ASGI applications
 ]
+unknown_sockets = re_path("", refuse_unknown_path)  # type: ignore[arg-type]  # Channels routes ASGI applications
+"""The last pattern: all paths that have no socket. Not in the list above, which contains the sockets there are."""
 
 held = url_pattern(lambda facts: facts.held == "always")
 """The HTTP routes whose response always stays open. The load balancer must send them to ``realtime`` processes."""
