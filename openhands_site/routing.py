@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.urls import path, re_path
+from channels.routing import URLRouter
+from django.urls import path
 
 from compat.v1.sockets import V1EventsConsumer
 from conversations.realtime.socket import ConversationConsumer
@@ -27,8 +28,17 @@ websocket_urlpatterns = [
     path("ws/v1/conversations/<uuid:conversation_id>", ConversationConsumer.as_asgi()),
     path("sockets/events/<str:conversation_id>", V1EventsConsumer.as_asgi()),
 ]
-unknown_sockets = re_path("", refuse_unknown_path)  # type: ignore[arg-type]  # Channels routes ASGI applications
-"""The last pattern: all paths that have no socket. Not in the list above, which contains the sockets there are."""
+
+
+class SocketRouter(URLRouter):
+    """Channels' router of sockets, which refuses a path that no pattern matches instead of raising an exception."""
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Any:
+        path = scope["path"].lstrip("/")
+        if not any(route.pattern.match(path) for route in self.routes):
+            return await refuse_unknown_path(scope, receive, send)
+        return await super().__call__(scope, receive, send)
+
 
 held = url_pattern(lambda facts: facts.held == "always")
 """The HTTP routes whose response always stays open. The load balancer must send them to ``realtime`` processes."""
