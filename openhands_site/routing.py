@@ -30,7 +30,7 @@ websocket_urlpatterns = [
 ]
 
 
-class SocketRouter(URLRouter):
+class SocketRouter(URLRouter):  # type: ignore[misc]  # Channels has no types
     """Channels' router of sockets, which refuses a path that no pattern matches instead of raising an exception."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Any:
