@@ -285,10 +285,10 @@ def parse_body(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, 
     must learn it, because the option may be the one that keeps an agent from acting without a question.
     """
     body = kind(data=data)
-    if isinstance(data, Mapping) and (unknown := data.keys() - body.fields.keys()):
+    body.is_valid(raise_exception=True)
+    if unknown := data.keys() - body.fields.keys():
         name = min(map(str, unknown))
         raise exceptions.ValidationError({name[:80]: ["This field is not supported here."]})
-    body.is_valid(raise_exception=True)
     return dict(body.validated_data)
 
 

@@ -1,7 +1,7 @@
 """The client's address behind proxies, from ``X-Forwarded-For`` and ``Forwarded``. No Django.
 
-Load balancers write the header in many forms. Azure Application Gateway and IIS add the port, some add brackets or the
-zone of an IPv6 address, and some send several headers.
+Load balancers write the header in many forms. Azure Application Gateway and IIS add the port, some add brackets (or a
+port without brackets) to an IPv6 address, some add its zone, and some send several headers.
 """
 
 import re
@@ -36,6 +36,10 @@ def parse_forwarded(text: str) -> Address | None:
     # The zone names an interface of the proxy. It means nothing here.
     host, percent, zone = address.strip().partition("%")
     parsed = parse_address(host)
+    if parsed is None and not percent and host.count(":") > 2:
+        # An IPv6 address with a port and without brackets, if the text cannot be an address itself.
+        host, _, port = host.rpartition(":")
+        parsed = parse_address(host) if _PORT.fullmatch(port) else None
     if percent and (not zone or parsed is None or ":" not in host):
         return None
     return parsed

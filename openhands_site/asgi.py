@@ -63,7 +63,8 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 # SocketIO handles the paths below /socket.io and passes all other sockets on to Channels.
-sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(URLRouter(websocket_urlpatterns)))))
+routed = URLRouter(websocket_urlpatterns)
+sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(routed))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:

@@ -122,7 +122,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
     document = _json(send_request("GET", url))
     # Discovery 4.3 requires the exact issuer, so that one provider cannot impersonate another.
     if document.get("issuer") != provider.issuer:
-        raise ProviderMisconfigured("the discovery document names another issuer")
+        raise ProviderUnavailable("the discovery document names another issuer")
     fields = {name: document.get(name) or "" for name in URLS}
     # Plain HTTP is for providers on a development machine: there the issuer itself is an http:// URL.
     is_http_allowed = provider.issuer.startswith("http://")
@@ -130,7 +130,7 @@ def _discover(provider: IdentityProvider) -> Metadata:
     for name, value in fields.items():
         is_missing = name in ENDPOINTS and not value
         if is_missing or (value and not str(value).startswith(schemes)):
-            raise ProviderMisconfigured(f"the discovery document has no usable {name}")
+            raise ProviderUnavailable(f"the discovery document has no usable {name}")
     methods = document.get("token_endpoint_auth_methods_supported")
     methods = methods if isinstance(methods, list) else [methods]
     texts = tuple(method for method in methods if isinstance(method, str))

@@ -19,6 +19,7 @@ from accounts.models import ApiKey, Invitation, Membership, Organization, User
 from accounts.permissions import may_grant, permissions_in
 from accounts.roles import RANKS, ROLE_PERMISSIONS
 from accounts.services import memberships
+from accounts.services.api_keys import child_keys
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
 from lib import crypto
@@ -275,12 +276,13 @@ def remove_member(
     check_roles(organization, members, by=by, present=membership.role)
     if membership.role == Membership.Role.OWNER:
         _refuse_last_owner(members, membership)
-    _end_membership(membership)
+    left = _end_membership(membership)
     _record(
         "member.removed",
         organization,
         subject=membership.user,
         before={"role": membership.role},
+        after=left,
         reason=reason,
     )
 
@@ -299,8 +301,8 @@ def leave_organization(*, organization: Organization, user: User) -> None:
         raise IsServiceAccount
     if membership.role == Membership.Role.OWNER:
         _refuse_last_owner(members, membership)
-    _end_membership(membership)
-    _record("member.left", organization, subject=user, before={"role": membership.role})
+    left = _end_membership(membership)
+    _record("member.left", organization, subject=user, before={"role": membership.role}, after=left)
 
 
 @transaction.atomic
@@ -589,9 +591,20 @@ def _refuse_last_owner(members: Iterable[Membership], leaving: Membership) -> No
     raise LastOwner
 
 
-def _end_membership(membership: Membership) -> None:
+def _end_membership(membership: Membership) -> dict[str, Any]:
+    """End a membership. Return the audit log's note about keys that the member's keys created and that still work.
+
+    These are keys of service accounts, which stay members.
+    """
+    revoked = list(
+        ApiKey.objects.filter(
+            user_id=membership.user_id, organization_id=membership.organization_id
+        )
+    )
     memberships.end_membership(membership)
     announce_access_change(user_id=membership.user_id)
+    left = child_keys(keys=revoked)
+    return {"keys_left": [key.prefix for key in left]} if left else {}
 
 
 def _announce_to_members(organization: Organization) -> None:

@@ -135,9 +135,9 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
         if request.user.is_authenticated:
             return _answer_stale_flow(request, state)
         return render_failure(request, provider, 400, STALE, "unknown state")
-    if error := request.GET.get("error"):
-        status, sentence = ERRORS.get(error, REFUSED)
-        return render_failure(request, provider, status, sentence, error[:80])
+    if code := request.GET.get("error"):
+        status, sentence = ERRORS.get(code, REFUSED)
+        return render_failure(request, provider, status, sentence, code[:80])
     if not request.GET.get("code"):
         return render_failure(request, provider, *REFUSED, "no code")
     try:

@@ -121,10 +121,14 @@ class CompatKeyView(InActiveOrganization):
 
     @extend_schema(operation_id="compat_keys_destroy", responses=MESSAGE)
     def delete(self, request: ApiRequest, pk: UUID) -> Response:
-        """Revoke the key."""
+        """Revoke the key. The message names the keys that were created with it and still work."""
         rows = ApiKey.objects.visible_to(request.user).filter(organization=self.organization())
-        services.revoke_api_key(key=get_object_or_404(rows, pk=pk))
-        return Response({"message": "API key deleted"})
+        left = services.revoke_api_key(key=get_object_or_404(rows, pk=pk))
+        message = "API key deleted"
+        if left:
+            names = ", ".join(key.prefix for key in left)
+            message += f". These keys were created with it and still work: {names}"
+        return Response({"message": message})
 
 
 @RouteFacts(replaced_by=NOTHING)

@@ -129,7 +129,7 @@ class CompatSettingsView(InActiveOrganization):
         """
         user = request.user
         organization = self.organization()
-        sent = request.data
+        sent: Any = request.data
         is_object = isinstance(sent, dict)
         # Every other name is checked by ``check_names``.
         fields = {name: sent[name] for name in MODEL_FIELDS if name in sent} if is_object else sent

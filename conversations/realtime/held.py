@@ -72,8 +72,11 @@ def can_hold(request: HttpRequest) -> bool:
 def hand_over(request: HttpRequest, plan: Plan) -> HttpResponse:
     """Return a response that hands the connection over to ``HeldResponses``, which then carries out ``plan``.
 
-    Raise ``Misdirected`` if this process cannot hold the connection.
+    The response to HEAD has no body, so it is complete. Raise ``Misdirected`` if this process cannot hold
+    the connection.
     """
+    if request.method == "HEAD":
+        return HttpResponse(content_type="text/event-stream")
     if not can_hold(request):
         raise Misdirected
     return HttpResponse(headers={RESPONSE_HEADER: msgspec.json.encode(plan).decode()})

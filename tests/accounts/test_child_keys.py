@@ -9,7 +9,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from accounts import services
-from accounts.models import ApiKey, Invitation
+from accounts.models import ApiKey, AuditEntry, Invitation
 from accounts.services import organizations, service_accounts
 from tests.accounts.api.conftest import send
 
@@ -238,3 +238,19 @@ def test_command_lists_or_revokes_the_children(family, capsys, with_children):
 
     assert family[2].prefix in capsys.readouterr().out
     assert ApiKey.objects.usable().count() == (0 if with_children else 2)
+
+
+@pytest.mark.parametrize("way", ["removed", "left"])
+def test_audit_log_names_the_keys_that_a_former_member_created(alice, bob, team, account, way):
+    organizations.add_member(organization=team, user=bob, role="admin")
+    _, token = services.issue_api_key(user=bob, organization=team, name="parent")
+    path = f"/api/v1/organizations/{team.pk}/service-accounts/{account.pk}/keys"
+    child = send(client_of(token), "post", path, {"name": "x"}).json()
+
+    if way == "removed":
+        organizations.remove_member(organization=team, by=alice, user_id=bob.pk)
+    else:
+        organizations.leave_organization(organization=team, user=bob)
+
+    entry = AuditEntry.objects.get(action=f"member.{way}")
+    assert entry.after == {"keys_left": [child["prefix"]]}

@@ -163,3 +163,5 @@ class TestTerms:
             terms.accept_terms(user=alice, address=address)
 
         assert TermsAcceptance.objects.get().address == "192.0.2.1"
+        entry = AuditEntry.objects.get(action="terms.accepted")
+        assert (entry.subject_id, entry.after) == (str(alice.pk), {"version": "2026-11"})

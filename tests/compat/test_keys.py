@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
+from accounts import services as accounts
 from accounts.models import ApiKey
 from tests.conftest import key_client
 
@@ -63,3 +64,15 @@ def test_model_key_routes_are_404_with_code_no_model_key(api):
     assert api.get(f"{URL}/llm/byor").json()["code"] == "no-model-key"
     assert api.get(f"{URL}/llm/byor").status_code == 404
     assert api.post(f"{URL}/llm/byor/refresh").status_code == 404
+
+
+def test_deleted_key_names_the_keys_that_were_created_with_it(alice, client):
+    parent, token = accounts.issue_api_key(user=alice, name="parent")
+    headers = {"Authorization": f"Bearer {token}"}
+    child = client.post(URL, {"name": "child"}, content_type="application/json", headers=headers)
+    owner = key_client(alice)
+
+    message = owner.delete(f"{URL}/{parent.pk}").json()["message"]
+
+    assert message.startswith("API key deleted. ")
+    assert child.json()["prefix"] in message

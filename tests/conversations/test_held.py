@@ -263,6 +263,13 @@ def test_server_without_held_responses_refuses_a_stream_with_421(conversation, a
     assert api.get(f"{path}?wait=31").status_code == 400
 
 
+def test_head_of_a_stream_is_complete_and_shows_its_type(conversation, api):
+    response = api.head(f"/api/v1/conversations/{conversation.pk}/events/stream")
+
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["Content-Type"] == "text/event-stream"
+
+
 async def test_client_cannot_forge_the_header_of_held_responses(conversation, alice):
     """The server sets or removes the header itself and ignores the client's value."""
     held_by = []

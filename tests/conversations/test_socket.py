@@ -180,7 +180,7 @@ async def test_socket_with_an_invalid_cursor_is_closed_with_4400(conversation, a
     assert await receive_close_code(socket) == 4400
 
 
-async def test_refused_sockets_are_told_the_reason(conversation, alice, charlie):
+async def test_refused_socket_is_closed_with_a_reason(conversation, alice, charlie):
     _, token = await create_key(alice)
     _, foreign = await create_key(charlie)
     reasons = []
