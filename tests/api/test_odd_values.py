@@ -28,8 +28,14 @@ from tests.odd_requests import SHARE, VALUES, Sender, Tally, sample
 
 pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore")]
 INTENDED: tuple[tuple[str, str], ...] = (
-    (r"^/api/(bash|conversations/[^/]+)/", "not-served"),  # routes of the engine that this server refuses
-    (r"^/api/v1/provider-tokens/|^/api/add-git-providers|^/mcp", "git-host-away"),  # a host that nobody can reach
+    (
+        r"^/api/(bash|conversations/[^/]+)/",
+        "not-served",
+    ),  # routes of the engine that this server refuses
+    (
+        r"^/api/v1/provider-tokens/|^/api/add-git-providers|^/mcp",
+        "git-host-away",
+    ),  # a host that nobody can reach
 )
 """Paths and codes of intended responses with a status of 500 or more."""
 
@@ -69,7 +75,9 @@ def own(existing, tmp_path, running):
     for start in ("/api/file/", "/api/git/", "/api/bash/"):
         HEADERS[start] = (("X-Session-API-Key", key),)
     with github.running(tmp_path) as host:
-        host.add("octo/private", {".openhands/microagents/a.md": "---\n---\nx"}, branches=("feature",))
+        host.add(
+            "octo/private", {".openhands/microagents/a.md": "---\n---\nx"}, branches=("feature",)
+        )
         git_hosts.connect(
             user=owner, organization=team, provider_name="github", token=github.TOKEN, host_name=host.host
         )  # fmt: skip
@@ -93,7 +101,9 @@ def gateway_operations(own, conversation) -> list[Operation]:
     ]
 
 
-WITH_WORKSPACE = re.compile(r"/(files|git|archive|list-files|select-file|upload-files|zip-directory|file)\b")
+WITH_WORKSPACE = re.compile(
+    r"/(files|git|archive|list-files|select-file|upload-files|zip-directory|file)\b"
+)
 """Operations that need an engine with files. The test of a real engine sends them."""
 
 

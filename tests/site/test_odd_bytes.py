@@ -113,7 +113,7 @@ async def send_all(requests, tally) -> None:
             await asyncio.gather(*(send(listener.getsockname()[1], r) for r in some)),
             strict=True,
         ):
-            tally.note(request, status, body if b"{" == body[:1] else b"", None)
+            tally.note(request, status, body if body[:1] == b"{" else b"", None)
     server.should_exit = server.force_exit = True
     await task
     await sync_to_async(connections.close_all)()
@@ -121,7 +121,11 @@ async def send_all(requests, tally) -> None:
 
 
 async def send_odd(alice, settings, share) -> Tally:
-    settings.RATE_LIMITS, settings.GATEWAY_MAX_CALLS, settings.DEMO_PIECE_MILLISECONDS = {}, 10**6, 0
+    settings.RATE_LIMITS, settings.GATEWAY_MAX_CALLS, settings.DEMO_PIECE_MILLISECONDS = (
+        {},
+        10**6,
+        0,
+    )
     settings.ALLOWED_HOSTS = ["testserver"]
     team = await sync_to_async(lambda: alice.personal_organization)()
     token = await sync_to_async(services.issue_gateway_token)(
