@@ -183,7 +183,8 @@ class StrictJSONParser(parsers.BaseParser):
         except ValueError as error:
             raise exceptions.ParseError(f"The body is not valid JSON: {error}.") from error
         if _SUSPICIOUS.search(raw) and (reason := find_unstorable(value)):
-            raise exceptions.ValidationError({_unstorable_field(value): [f"The value is refused: {reason}."]})  # fmt: skip
+            sentence = f"The value is refused: {reason}."
+            raise exceptions.ValidationError({_unstorable_field(value): [sentence]})
         return value
 
 
