@@ -161,6 +161,13 @@ def find_unstorable(value: Any) -> str:
     return ""
 
 
+def _unstorable_field(value: Any) -> str:
+    """Return the field of an object that contains the value of ``find_unstorable``, for an error of that field."""
+    fields = value.items() if isinstance(value, dict) else ()
+    names = (name for name, inner in fields if find_unstorable(name) or find_unstorable(inner))
+    return next(names, "non_field_errors")
+
+
 class StrictJSONParser(parsers.BaseParser):
     """A parser of JSON bodies. Malformed, ambiguous and unstorable JSON is rejected with 400 and the reason."""
 
@@ -177,7 +184,8 @@ class StrictJSONParser(parsers.BaseParser):
         except ValueError as error:
             raise exceptions.ParseError(f"The body is not valid JSON: {error}.") from error
         if _SUSPICIOUS.search(raw) and (reason := find_unstorable(value)):
-            raise exceptions.ParseError(f"The body is not accepted: {reason}.")
+            sentence = f"The value is refused: {reason}."
+            raise exceptions.ValidationError({_unstorable_field(value): [sentence]})
         return value
 
 

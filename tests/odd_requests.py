@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import re
 import traceback
 from collections import Counter
@@ -19,6 +20,10 @@ from openhands_site.serving.charsets import ThreadRequest
 
 VALUES = int(os.environ.get("ODD_VALUES", "0"))
 """The number of odd values for each field in the slow tests. 0 is the default of the test, -1 sends all values."""
+SHARE = float(os.environ.get("ODD_SHARE", "0"))
+"""The share of the requests that the slow tests send, from 0 to 1. 0 is the default of the test."""
+SEED = int(os.environ.get("ODD_SEED", "0"))
+"""The seed that selects the share."""
 REFLECTED = re.compile(
     r"Traceback|<class '|object at 0x|psycopg|rest_framework|django\.|\bDETAIL:|line \d+, in |codec can't|ErrorDetail\(|[A-Z][a-z]+Error\b|\bNoneType\b"
 )
@@ -78,7 +83,9 @@ class Tally:
     ) -> None:
         code = _code(body)
         for path, intended in self._allowed:
-            if code == intended and re.search(path, request.path):
+            # The response to HEAD has no body, so no code.
+            has_code = code == intended or (request.method == "HEAD" and not code)
+            if has_code and status != 500 and re.search(path, request.path):
                 self.intended[f"{status} {code}"] += 1
                 return
         self.server_errors[request.surface] += 1
@@ -89,6 +96,8 @@ class Tally:
             places = " < ".join(f"{f.filename.rpartition('/')[0].rpartition('/')[2]}/{f.filename.rpartition('/')[2]}:{f.lineno}" for f in [*ours[-2:], frames[-1]][::-1])  # fmt: skip
             kind += f" {type(error).__name__}: {str(error)[:90]!a} at {places}"
         kind = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", kind)
+        if kind not in self.kinds:
+            print(f"{kind}\n    {request}", flush=True)
         count, example = self.kinds.get(kind, (0, str(request)))
         self.kinds[kind] = count + 1, example
 
@@ -170,8 +179,7 @@ class Sender:
         """Send a request; return the status."""
         self.causes.error = None
         extra = {
-            _environ_name(name): value
-            for name, value in (*self.headers.items(), *request.headers)
+            _environ_name(name): value for name, value in (*self.headers.items(), *request.headers)
         }
         cookie = extra.pop("HTTP_COOKIE", None)
         saved = self.client.cookies.output(header="", sep=";").strip()
@@ -206,6 +214,14 @@ class Sender:
 def _environ_name(name: str) -> str:
     name = name.upper().replace("-", "_")
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def sample(requests: Iterable[Odd], share: float) -> Iterator[Odd]:
+    """Yield a share of the requests, always the same ones for a seed and a path."""
+    chance = random.Random(SEED)
+    for request in requests:
+        if chance.random() < share:
+            yield request
 
 
 def rotate(values: list[Any], at: int, count: int) -> Iterator[Any]:

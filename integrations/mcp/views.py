@@ -49,7 +49,7 @@ class ForeignOrigin(Problem):
 
 
 def check_message(body: bytes) -> None:
-    """Raise ``NotMcp`` with the reason if a body is not a JSON object in UTF-8.
+    """Raise ``NotMcp`` with the reason if a body is not a JSON-RPC message in UTF-8.
 
     The SDK (mcp 1.x) fails on bytes that are not UTF-8 and on texts with lone surrogates, instead of refusing them.
     """
@@ -68,6 +68,10 @@ def check_message(body: bytes) -> None:
         raise NotMcp(
             "The body must be one JSON-RPC message, a JSON object. Batches are not supported."
         )
+    if message.get("jsonrpc") != "2.0":
+        raise NotMcp('The field `jsonrpc` must be "2.0".')
+    if not isinstance(message.get("method"), str) and not message.keys() & {"result", "error"}:
+        raise NotMcp("The field `method` must be a text.")
 
 
 @RouteFacts(streams=True)

@@ -226,11 +226,12 @@ def _resolve(document: Any, schema: Any) -> Any:
 
 def _find_valid(document: Any, name: str, schema: Any, own: dict[str, str]) -> Any:
     schema = _resolve(document, schema)
-    if name in HINTS and HINTS[name] is None:
-        return None
-    if name in HINTS and not ("enum" in schema and HINTS[name] not in schema["enum"]):
-        if not (schema.get("type") == "object" and not isinstance(HINTS[name], dict)):
-            return HINTS[name]
+    if name in HINTS:
+        hint = HINTS[name]
+        fits = hint in schema.get("enum", (hint,))
+        fits &= schema.get("type") != "object" or isinstance(hint, dict)
+        if hint is None or fits:
+            return hint
     if "enum" in schema:
         return next((choice for choice in schema["enum"] if choice), None)
     if schema.get("format") == "uuid" or name in ("id", "ids", "conversation_id"):

@@ -24,12 +24,18 @@ from tests.factories.billing import ConversationUsageFactory
 from tests.factories.conversations import HostRuleFactory
 from tests.fakes import github
 from tests.fakes.stack import figure
-from tests.odd_requests import VALUES, Sender, Tally
+from tests.odd_requests import SHARE, VALUES, Sender, Tally, sample
 
 pytestmark = [pytest.mark.django_db, pytest.mark.filterwarnings("ignore")]
 INTENDED: tuple[tuple[str, str], ...] = (
-    (r"^/api/(bash|conversations/[^/]+)/", "not-served"),  # routes of the engine that this server refuses
-    (r"^/api/v1/provider-tokens/|^/api/add-git-providers|^/mcp", "git-host-away"),  # a host that nobody can reach
+    (
+        r"^/api/(bash|conversations/[^/]+)/",
+        "not-served",
+    ),  # routes of the engine that this server refuses
+    (
+        r"^/api/v1/provider-tokens/|^/api/add-git-providers|^/mcp",
+        "git-host-away",
+    ),  # a host that nobody can reach
 )
 """Paths and codes of intended responses with a status of 500 or more."""
 
@@ -69,7 +75,9 @@ def own(existing, tmp_path, running):
     for start in ("/api/file/", "/api/git/", "/api/bash/"):
         HEADERS[start] = (("X-Session-API-Key", key),)
     with github.running(tmp_path) as host:
-        host.add("octo/private", {".openhands/microagents/a.md": "---\n---\nx"}, branches=("feature",))
+        host.add(
+            "octo/private", {".openhands/microagents/a.md": "---\n---\nx"}, branches=("feature",)
+        )
         git_hosts.connect(
             user=owner, organization=team, provider_name="github", token=github.TOKEN, host_name=host.host
         )  # fmt: skip
@@ -93,7 +101,9 @@ def gateway_operations(own, conversation) -> list[Operation]:
     ]
 
 
-WITH_WORKSPACE = re.compile(r"/(files|git|archive|list-files|select-file|upload-files|zip-directory|file)\b")
+WITH_WORKSPACE = re.compile(
+    r"/(files|git|archive|list-files|select-file|upload-files|zip-directory|file)\b"
+)
 """Operations that need an engine with files. The test of a real engine sends them."""
 
 
@@ -129,7 +139,7 @@ def callers(existing, conversation):
     }
 
 
-def send_odd(existing, own, conversation, values, *, only="") -> Tally:
+def send_odd(existing, own, conversation, values, share) -> Tally:
     tally = Tally(INTENDED)
     headers = callers(existing, conversation)
     documented = [
@@ -137,25 +147,32 @@ def send_odd(existing, own, conversation, values, *, only="") -> Tally:
         for operation in operations(own)
         if not WITH_WORKSPACE.search(operation.path) or operation.path.startswith("/api/v1/egress")
     ]
-    for caller, listed in (
-        ("owner", [*documented, *engine_operations(existing, conversation)]),
-        ("anonymous", documented),
-        ("gateway", gateway_operations(own, conversation)),
+    listed = [*documented, *engine_operations(existing, conversation)]
+    for caller, operations_of, count in (
+        ("owner", listed, values),
+        ("anonymous", documented, 1 if values > 0 else 8),
     ):
-        sender = Sender(tally, headers[caller])
-        count = values if caller != "anonymous" else (values // 4 if values > 0 else 8)
-        for number, operation in enumerate(listed):
-            if only in operation.label:
-                surface = f"REST, {caller}"
-                sender.send_all(
-                    request._replace(surface=surface)
-                    for request in operation.list_odd(number, count)
-                )
+        requests = (
+            request._replace(surface=f"REST, {caller}")
+            for number, operation in enumerate(operations_of)
+            for request in operation.list_odd(number, count)
+        )
+        Sender(tally, headers[caller]).send_all(sample(requests, share))
     return tally
 
 
 def test_a_few_odd_values_in_each_part_of_each_request(existing, own, running):
-    tally = send_odd(existing, own, running, 2)
+    tally = send_odd(existing, own, running, 2, 0.3)
+
+    figure("odd values, REST", requests=tally.requests, statuses=tally.statuses, server_errors=tally.server_errors, intended=tally.intended)  # fmt: skip
+    assert not tally.kinds, tally.report()
+    assert not tally.unreadable, tally.report()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7_200)
+def test_odd_values_in_each_part_of_each_request(existing, own, running):
+    tally = send_odd(existing, own, running, VALUES or 12, SHARE or 0.04)
 
     figure("odd values, REST", requests=tally.requests, statuses=tally.statuses, server_errors=tally.server_errors, intended=tally.intended)  # fmt: skip
     assert not tally.kinds, tally.report()
