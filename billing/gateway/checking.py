@@ -69,8 +69,12 @@ async def _check(access: ModelAccess) -> CheckResult:
     try:
         answer = await _call(access, is_stream=True, has_tools=True)
     except UpstreamRefused as failure:
-        message = await _diagnose(access, failure)
-        raise _explain(access, failure, message) from failure
+        if part := await _find_unsupported(access, failure):
+            raise ModelCheckFailed(
+                f"The model server answers simple requests, but conversations will fail. {part} "
+                f"Its message: {failure.message}"
+            ) from failure
+        raise _explain(access, failure) from failure
     milliseconds = round((time.monotonic() - started) * 1000)
     try:
         await _call(access, is_stream=False, has_tools=False)
@@ -84,8 +88,9 @@ async def _check(access: ModelAccess) -> CheckResult:
     )
 
 
-def _explain(access: ModelAccess, error: UpstreamRefused, message: str) -> ModelCheckFailed:
-    """Return the failure of a test call with its URL, its reason and what to change. ``message`` describes it."""
+def _explain(access: ModelAccess, error: UpstreamRefused) -> ModelCheckFailed:
+    """Return the failure of a test call with its URL, its reason and what to change."""
+    message = error.message
     url = f"{access.base_url.rstrip('/')}/chat/completions"
     if error.code in upstream.UNREACHED_CODES:
         reason = listing.explain(error.__cause__ or error)
@@ -104,22 +109,17 @@ def _explain(access: ModelAccess, error: UpstreamRefused, message: str) -> Model
     return ModelCheckFailed(detail)
 
 
-async def _diagnose(access: ModelAccess, failure: UpstreamRefused) -> str:
-    """Return the message of a failed agent's request, with the part of the request that the server does not support."""
+async def _find_unsupported(access: ModelAccess, failure: UpstreamRefused) -> str:
+    """Return which part of a failed agent's request the server does not support, or "" if simpler requests fail too."""
     if failure.status not in _UNSUPPORTED or failure.code in upstream.UNREACHED_CODES:
-        return failure.message
+        return ""
     if await _works(access, is_stream=True, has_tools=False):
-        part = "It does not support tools, which agents need."
-    elif await _works(access, is_stream=False, has_tools=True):
-        part = "It does not support streaming, which conversations use."
-    elif await _works(access, is_stream=False, has_tools=False):
-        part = "It supports neither streaming nor tools, which conversations need."
-    else:
-        return failure.message
-    return (
-        f"The model server answers simple requests, but conversations will fail. {part} "
-        f"Its message: {failure.message}"
-    )
+        return "It does not support tools, which agents need."
+    if await _works(access, is_stream=False, has_tools=True):
+        return "It does not support streaming, which conversations use."
+    if await _works(access, is_stream=False, has_tools=False):
+        return "It supports neither streaming nor tools, which conversations need."
+    return ""
 
 
 async def _works(access: ModelAccess, *, is_stream: bool, has_tools: bool) -> bool:

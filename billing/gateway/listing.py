@@ -1,6 +1,7 @@
 """The list of models that a model server offers, and the check whether its URL lacks ``/v1``. No call costs tokens."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,10 @@ def explain(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror[0].lower() + cause.strerror[1:]
+            reason = cause.strerror
+            if reason.startswith("Connect call failed"):  # asyncio's text, which names no reason
+                reason = os.strerror(cause.errno)
+            return reason[0].lower() + reason[1:]
         cause = cause.__cause__ or cause.__context__
     text = re.sub(r"^\[[^\]]*\] ", "", str(error)).rstrip(".") or type(error).__name__
     return text[0].lower() + text[1:]

@@ -250,7 +250,7 @@ class TestCheckModelAccess:
         ("raw", "words"),
         [
             ((500, "text/plain", b""), "responded with status 500"),
-            ((500, "text/plain", b"x"), "^x$"),
+            ((500, "text/plain", b"x"), r"completions failed: x\. "),
             ((200, "text/html", b"<p>"), "not a chat completion"),
             (
                 (404, "application/json", b'{"error": {"message": "no such model"}}'),

@@ -9,6 +9,7 @@ from django.test import Client
 from django.urls import get_resolver
 
 from compat.deprecations import SUNSET, normalize_route
+from compat.engine.unserved import BASH_ROUTES, CONVERSATION_ROUTES
 from conversations.web.pages import ACTIONS
 from lib import routes
 from lib.routes import facts_of
@@ -17,7 +18,13 @@ from openhands_site.middleware import access_log, maintenance, rate_limits
 from openhands_site.routing import is_held
 from openhands_site.serving.bodies import body_limit
 
-SAMPLES = {"path": "a/b.c", "int": "7", "conversation_action": min(ACTIONS)}
+SAMPLES = {
+    "path": "a/b.c",
+    "int": "7",
+    "conversation_action": min(ACTIONS),
+    "unserved": min(CONVERSATION_ROUTES),
+    "unserved_bash": min(BASH_ROUTES),
+}
 SERVICES = re.compile(
     r"\bservices\.(create_conversation|fork_conversation|post_message|resume|wake|answer_confirmation)\("
 )
@@ -150,7 +157,7 @@ def test_deprecated_route_sends_its_sunset_date_and_successor(route, address, fa
 def test_probes_are_not_logged_and_are_served_by_every_role():
     probes = select_routes(lambda _, __, facts: facts.called_by == "probe")
 
-    assert probes == {"alive", "ready", "metrics"}
+    assert probes == {"alive", "ready", "metrics", "health", "server_info"}
     assert probes == select_routes(lambda address, *_: access_log.probe_urls().fullmatch(address))
     assert probes == select_routes(lambda address, *_: realtime.probes.fullmatch(address))
 

@@ -184,7 +184,7 @@ def test_other_user_gets_404_for_files(running, charlie, route):
     assert (response.status_code, response.json()["code"]) == (404, "not-found")
 
 
-def write_all(*, conversation_id, files):
+def write_all(*, conversation_id, files, by):
     """Take the place of ``services.write_files``, and write nothing."""
     for path, content in files:
         yield services.WrittenFile(path, len(content.read()))
