@@ -104,7 +104,7 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             reason = cause.strerror
             if reason.startswith("Connect call failed"):  # asyncio's text, which names no reason
-                reason = os.strerror(cause.errno)
+                reason = os.strerror(cause.errno or 0)
             return reason[0].lower() + reason[1:]
         cause = cause.__cause__ or cause.__context__
     text = re.sub(r"^\[[^\]]*\] ", "", str(error)).rstrip(".") or type(error).__name__
