@@ -132,6 +132,7 @@ def _render_page(
         "forms": forms,
         "may_steer": "conversations.steer" in granted,
         "may_not_steer": "conversations.steer" not in granted,
+        "may_create": "conversations.create" in granted,
         "may_share": may_share,
         "may_decide": "egress.edit" in granted,
         "network": None if conversation.is_external else build_network(conversation),

@@ -64,6 +64,7 @@ def list_socket_routes() -> list[str]:
     """Return the policy rows of the WebSocket routes. The router is inside several layers of middleware."""
     from compat.v0.sockets import PATH, SocketIO
     from openhands_site.asgi import application
+    from openhands_site.routing import UNKNOWN
 
     rows = []
     layer = application.application_mapping["websocket"]
@@ -71,7 +72,9 @@ def list_socket_routes() -> list[str]:
         if isinstance(layer, SocketIO):
             rows.append(f"WS {PATH}")
         layer = getattr(layer, "application", None) or layer.inner
-    return rows + [f"WS {_address(str(route.pattern))}" for route in layer.routes]
+    # The last route refuses every other path.
+    served = [route for route in layer.routes if route.callback is not UNKNOWN]
+    return rows + [f"WS {_address(str(route.pattern))}" for route in served]
 
 
 def list_grpc_routes() -> dict[str, str]:

@@ -412,6 +412,7 @@ WRITABLE = {
 def make_rows(alice):
     """Return a row and the extra fields for each action of each model that has actions."""
     key, _ = services.issue_api_key(user=alice, name="cli")
+    other_key, _ = services.issue_api_key(user=alice, name="other")
     factor = SecondFactor(user=alice, confirmed_at=timezone.now())
     factor.secret = "canary"
     factor.save()
@@ -426,6 +427,7 @@ def make_rows(alice):
     organizations.suspend_organization(organization=closed)
     return {
         (ApiKey, "revoke"): (key, {}),
+        (ApiKey, "revoke_with_children"): (other_key, {}),
         (SecondFactor, "reset"): (factor, {"reason": "lost phone"}),
         (IdentityProvider, "check_connection"): (provider, {}),
         (IdentityProvider, "delete_selected"): (provider, {"post": "yes"}),

@@ -107,7 +107,7 @@ def test_visibility_change_nudges_the_sockets_of_every_member(
     assert {f"user.{user.pk.hex}" for user in (alice, bob)} <= set(nudged_groups)
 
 
-def test_event_id_with_a_lone_surrogate_matches_no_event(shared, alice):
+def test_event_id_with_a_lone_surrogate_is_refused(shared, alice):
     client = APIClient()
     client.force_login(alice)
 
@@ -119,7 +119,7 @@ def test_event_id_with_a_lone_surrogate_matches_no_event(shared, alice):
         headers={"X-Session-API-Key": services.conversation_key(conversation=shared, user=alice)},
     )
 
-    assert (response.status_code, response.json()) == (200, [None, None])
+    assert (response.status_code, response.json()["code"]) == (422, "unprocessable")
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])

@@ -393,7 +393,7 @@ def test_keyboard_reaches_every_control_with_visible_focus(stack, open_page):
         page.keyboard.press("Tab")
         focused = page.evaluate(
             """() => { const e = document.activeElement, s = getComputedStyle(e), p = getComputedStyle(e.closest('.prompt') ?? e);
-            return { name: e === document.body ? '' : (e.getAttribute('aria-label') ?? e.textContent.trim()).slice(0, 40) || e.name || e.id, id: e.id,
+            return { name: e === document.body ? '' : (e.getAttribute('aria-label') ?? e.textContent.trim()).slice(0, 40) || e.name || e.id, id: e.name ?? '',
                      seen: s.outlineStyle !== 'none' || s.boxShadow !== 'none' || p.boxShadow !== 'none' } }"""
         )
         reached.add(focused["id"] or focused["name"])

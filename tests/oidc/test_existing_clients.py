@@ -72,7 +72,7 @@ class TestCallback:
         assert keycloak.client.get("/oauth/keycloak/callback").status_code == 400
         assert keycloak.client.get("/oauth/keycloak/offline/callback").status_code == 400
 
-    def test_offline_callback_is_400_and_stores_no_token(self, keycloak, oidc):
+    def test_offline_callback_stores_no_token_and_returns_to_the_settings(self, keycloak, oidc):
         person = oidc.add_person("ana")
         keycloak.sign_in(person)
         page = keycloak.client.post("/settings/sign-in/keycloak/connect", {"purpose": "offline"})
@@ -81,7 +81,7 @@ class TestCallback:
         response = keycloak.client.get("/oauth/keycloak/offline/callback", answer)
 
         assert "offline_access" not in page.context["url"]
-        assert response.status_code == 400
+        assert (response.status_code, response.headers["Location"]) == (302, "/settings/sign-in")
         assert not OfflineToken.objects.exists()
 
     def test_callback_without_a_provider_is_404(self, client, db):

@@ -199,7 +199,7 @@ def test_unreachable_database_is_one_failed_line_and_nothing_else_speaks_of_it(t
         "failed   Database         PostgreSQL at 127.0.0.1:1 cannot be reached"
     )
     assert about[1] == (
-        "skipped  Not checked      Migrations, Clock, Server, Private hosts, Administrator, because they need the database."
+        "skipped  Not checked      Migrations, Clock, Server, Stored secrets, Private hosts, Administrator, because they need the database."
     )
     assert len(about) == 2
     assert result.stderr == ""
@@ -244,7 +244,7 @@ def test_checks_that_wait_run_at_the_same_time_and_end_within_ten_seconds(settin
     assert checks["Database"].state == checks["Redis"].state == "failed"
     assert "does not answer within 3 s" in checks["Database"].detail
     assert "does not answer within 3 s" in checks["Redis"].detail
-    assert "Server, Private hosts, Administrator" in checks["Not checked"].detail
+    assert "Server, Stored secrets, Private hosts, Administrator" in checks["Not checked"].detail
 
 
 class TestWithoutSettings:

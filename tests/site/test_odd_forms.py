@@ -1,4 +1,4 @@
-"""No form and no page outside the admin site answers an odd value with a server error, whoever sends it.
+"""No form and no page outside the admin site answers an odd value of any client with a server error.
 
 Each field of each form is replaced in turn by the values of ``tests/odd_values.py``, in multipart and URL-encoded
 bodies, as a text and as a file, by the owner, by another member and by an anonymous client. Every page is opened with

@@ -328,7 +328,7 @@ class TestTotals:
         ("query", "field", "sentence"),
         [
             ("by=hour", "by", '"hour" is not a valid choice.'),
-            ("since=x", "since", "Datetime has wrong format."),
+            ("since=x", "since", "This is not a time. Send a time such as"),
             ("organization=x", "organization", "Must be a valid UUID."),
             (
                 "since=2026-03-02T00:00:00Z&until=2026-03-01T00:00:00Z",

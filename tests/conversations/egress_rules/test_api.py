@@ -164,8 +164,8 @@ class TestConversation:
             "admin": (200, 200, 201, 204),
             "member": (200, 200, 403, 403),
             "viewer": (200, 200, 403, 403),
-            "billing": (403, 403, 403, 403),
-            "auditor": (403, 403, 403, 403),
+            "billing": (404, 404, 404, 404),
+            "auditor": (404, 404, 404, 404),
         }
         assert clients["member"].get(url(conversation)).json()["may_decide"] is False
         refused = clients["member"].post(url(conversation, "/rules"), body, "json").json()
