@@ -191,7 +191,8 @@ def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
 def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
     """Start or resume the sandbox at its provider and wait until its engine answers.
 
-    Raise ``StartFailed`` if the sandbox stops, or if its engine does not answer within ``SANDBOX_START_SECONDS``.
+    Raise ``StartFailed`` if the sandbox stops. Stop it and raise ``StartFailed`` if its engine does not answer within
+    ``SANDBOX_START_SECONDS``.
     """
     _leave_process_provider(sandbox)
     provider = get_provider(sandbox.provider)
@@ -234,8 +235,11 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
             )
         _check_still_desired(sandbox)
         if time.monotonic() > deadline:
+            # Otherwise the next attempt would continue this run, and after the last one it would stay.
+            provider.stop(handle, grace_seconds=0)
             raise StartFailed(
-                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds. {observed.detail}"
+                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds, so its sandbox was "
+                "stopped. If this machine is busy, try again later, or raise SANDBOX_START_SECONDS."
             )
         release_connection()
         time.sleep(0.25)
