@@ -276,7 +276,7 @@ def _leave_process_provider(sandbox: Sandbox) -> None:
     # The engine may still run since before the upgrade, and two engines must not use the same files. An earlier attempt
     # may have died before it stored the handle.
     process = get_provider("process")
-    if handle := sandbox.handle or process.find(sandbox.pk):
+    if handle := process.find(sandbox.pk) or sandbox.handle:
         process.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
     sandbox.provider = "bubblewrap"
     sandbox.save(update_fields=["provider"])

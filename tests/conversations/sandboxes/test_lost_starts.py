@@ -1,4 +1,4 @@
-"""Starts of conversations in real sandboxes whose engine or keeper never answers: they end, and the next one is new."""
+"""Starts of conversations in real sandboxes that get lost or meet a stop: what is left, and what the next one does."""
 
 import os
 import signal
@@ -113,3 +113,38 @@ def test_keeper_that_is_lost_right_after_its_start_is_noticed(
     assert (box.folder / "keeper.log").read_bytes() == b""
     settings.SANDBOX_START_SECONDS = 60
     assert_next_attempt_is_a_new_run(conversation, box)
+
+
+def test_stop_that_comes_late_does_not_end_a_newer_start(conversation, box, monkeypatch):
+    """As if the worker had been frozen just before it stops the sandbox, and another one went on in its place."""
+    attempt(conversation, box)
+    earlier, provider = box.handle, box.provider
+    stop = provider.stop
+
+    def stop_late(handle, *, grace_seconds):
+        monkeypatch.undo()
+        services.stop_sandbox(conversation_id=conversation.pk)
+        services.wake(conversation_id=conversation.pk)
+        attempt(conversation, box)
+        stop(handle, grace_seconds=grace_seconds)
+
+    monkeypatch.setattr(provider, "stop", stop_late)
+    services.stop_sandbox(conversation_id=conversation.pk)
+
+    assert (conversation.status, conversation.sandbox.run) == ("running", 2)
+    assert box.handle["run"] != earlier["run"]
+    assert box.inspect().state == State.RUNNING
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first run", "later run"])
+def test_stop_ends_a_run_whose_handle_was_never_stored(conversation, box, is_first):
+    """The worker was killed between the start of the sandbox and the storing of its handle."""
+    if not is_first:
+        attempt(conversation, box)
+        box.stop()
+    box.start()
+
+    services.stop_sandbox(conversation_id=conversation.pk)
+
+    assert box.inspect().state == State.STOPPED
+    assert box.processes() == []
