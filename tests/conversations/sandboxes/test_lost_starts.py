@@ -75,6 +75,7 @@ def test_engine_that_never_answers_is_stopped_and_started_anew(conversation, box
     assert_next_attempt_is_a_new_run(conversation, box)
 
 
+@pytest.mark.slow
 def test_last_attempt_leaves_no_sandbox(conversation, box, settings):
     settings.SANDBOX_START_SECONDS = 2
     box.instruct("busy")
