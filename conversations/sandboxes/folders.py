@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conversations.sandboxes.provider import Handle, SandboxImpossible, SandboxUnavailable
-from lib.json_files import open_private
+from lib.json_files import open_private, read_json
 
 NEEDED_MEGABYTES = 100
 """The free space in megabytes that a start needs."""
@@ -48,6 +48,12 @@ def lock(folder: Path) -> Iterator[Path]:
                 if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                     yield path
                     return
+
+
+def was_started_again(folder: Path, handle: Handle) -> bool:
+    """Return whether the newest run in a sandbox's folder is another one than that of the handle."""
+    newest = read_json(folder / "run.json").get("run")
+    return newest is not None and newest != handle.get("run")
 
 
 def remove(path: Path) -> None:

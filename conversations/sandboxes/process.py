@@ -44,6 +44,7 @@ from conversations.sandboxes.folders import (
     get_folder,
     lock,
     remove,
+    was_started_again,
 )
 from conversations.sandboxes.listeners import listens, still_listens
 from conversations.sandboxes.members import end_tmux, find_members, is_running, send_signal
@@ -165,7 +166,7 @@ class ProcessProvider:
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         if folder := get_folder(handle):
             with lock(folder):
-                if folder.exists():
+                if folder.exists() and not was_started_again(folder, handle):
                     self._end(folder, handle, grace_seconds)
 
     def destroy(self, handle: Handle) -> None:

@@ -145,7 +145,7 @@ class SandboxProvider(Protocol):
     def find(self, sandbox_id: UUID) -> Handle:
         """Return the handle of the sandbox with this id, or ``{}`` if no such sandbox was started.
 
-        Use it if the caller of ``start`` may have died before it stored the handle.
+        It is the handle of the newest run. Use it if the caller of ``start`` may have died before it stored the handle.
         """
         ...
 
@@ -156,7 +156,8 @@ class SandboxProvider(Protocol):
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         """End all processes of the sandbox and wait for their end. The data is kept. Safe to repeat.
 
-        The engine, which waits for a running tool, has ``grace_seconds`` to finish. Then it is killed.
+        The engine, which waits for a running tool, has ``grace_seconds`` to finish. Then it is killed. Do nothing if
+        the sandbox was started again after the run of the handle; ``find`` returns the handle of the newest run.
         """
         ...
 

@@ -101,9 +101,12 @@ def stop_sandbox(*, conversation_id: UUID, unless_in_use: bool = False) -> None:
         sandbox.save(update_fields=["desired", "observed", "stopped_at"])
         if conversation.status in AWAKE:
             change_fields(conversation, status=Conversation.Status.STOPPED)
-    provider = get_provider(sandbox.provider)
+        provider = get_provider(sandbox.provider)
+        # Name the run before the row's lock is released: a later one is not meant. The stored handle may be older,
+        # because a worker may have been killed before it stored the newest one.
+        handle = provider.find(sandbox.pk) or sandbox.handle
     release_connection()
-    if handle := sandbox.handle or provider.find(sandbox.pk):
+    if handle:
         provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
         collect_last_decisions(conversation_id=conversation_id)
     queue_next_start(conversation.organization_id)

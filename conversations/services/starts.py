@@ -191,7 +191,8 @@ def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
 def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
     """Start or resume the sandbox at its provider and wait until its engine answers.
 
-    Raise ``StartFailed`` if the sandbox stops, or if its engine does not answer within ``SANDBOX_START_SECONDS``.
+    Raise ``StartFailed`` if the sandbox stops. Stop it and raise ``StartFailed`` if its engine does not answer within
+    ``SANDBOX_START_SECONDS``.
     """
     _leave_process_provider(sandbox)
     provider = get_provider(sandbox.provider)
@@ -234,8 +235,11 @@ def _start_sandbox(conversation: Conversation, sandbox: Sandbox) -> None:
             )
         _check_still_desired(sandbox)
         if time.monotonic() > deadline:
+            # Otherwise the next attempt would continue this run, and after the last one it would stay.
+            provider.stop(handle, grace_seconds=0)
             raise StartFailed(
-                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds. {observed.detail}"
+                f"The engine did not answer within {settings.SANDBOX_START_SECONDS} seconds, so its sandbox was "
+                "stopped. If this machine is busy, try again later, or raise SANDBOX_START_SECONDS."
             )
         release_connection()
         time.sleep(0.25)
@@ -272,7 +276,7 @@ def _leave_process_provider(sandbox: Sandbox) -> None:
     # The engine may still run since before the upgrade, and two engines must not use the same files. An earlier attempt
     # may have died before it stored the handle.
     process = get_provider("process")
-    if handle := sandbox.handle or process.find(sandbox.pk):
+    if handle := process.find(sandbox.pk) or sandbox.handle:
         process.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
     sandbox.provider = "bubblewrap"
     sandbox.save(update_fields=["provider"])

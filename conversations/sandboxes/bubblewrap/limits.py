@@ -81,7 +81,7 @@ class Watcher:
         self.disk_bytes = self.buffer_bytes = 0
         self._scanned_at = self._scan_seconds = 0.0
         self._free_at_scan = 0
-        self._engine_session = 0
+        self._engine_pid = 0
         self._lowered: set[int] = set()
 
     def check(self) -> Usage:
@@ -128,21 +128,25 @@ class Watcher:
         The kernel shares the processors between sessions (autogroup), so the priority of a process counts only inside
         its session. Where the kernel does not, the priority of each process is lowered.
         """
-        if not self._engine_session:
+        if not self._engine_pid:
             with contextlib.suppress(OSError, IndexError):
                 # The engine is the first child of process 1.
                 path = Path(f"/proc/{self.init_pid}/task/{self.init_pid}/children")
-                self._engine_session = os.getsid(int(path.read_text().split()[0]))
-        spared = {self._engine_session, self.init_pid}
+                self._engine_pid = int(path.read_text().split()[0])
+        # The engine's session is named after the engine, which enters it some time after its fork. On a busy machine
+        # this look may come before, when the engine is still in the session of process 1.
+        spared = {self._engine_pid, self.init_pid}
         for pid in pids:
+            # The kernel accepts few changes per second from a server that is not root. The next look tries again.
             with contextlib.suppress(OSError):
                 session = os.getsid(pid)
                 if session in spared or session in self._lowered:
                     continue
                 group = Path(f"/proc/{pid}/autogroup")
                 if group.exists():
-                    self._lowered.add(session)
                     group.write_text(str(BACKGROUND_PRIORITY))
+                    if os.getsid(pid) == session:
+                        self._lowered.add(session)
                 elif os.getpriority(os.PRIO_PROCESS, pid) < BACKGROUND_PRIORITY:
                     os.setpriority(os.PRIO_PROCESS, pid, BACKGROUND_PRIORITY)
 

@@ -43,6 +43,7 @@ from conversations.sandboxes.folders import (
     get_existing_folder,
     get_folder,
     lock,
+    was_started_again,
 )
 from conversations.sandboxes.provider import (
     DIAL_SECONDS,
@@ -173,7 +174,7 @@ class BubblewrapProvider:
     def stop(self, handle: Handle, *, grace_seconds: float) -> None:
         if folder := get_folder(handle):
             with lock(folder):
-                if folder.exists():
+                if folder.exists() and not was_started_again(folder, handle):
                     self._end(folder, grace_seconds)
 
     def destroy(self, handle: Handle) -> None:

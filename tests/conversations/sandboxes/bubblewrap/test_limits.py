@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from conversations.sandboxes.bubblewrap.limits import (
     count_bytes,
     count_deleted_bytes,
 )
+from tests.waiting import wait_until
 
 MEGABYTE = 1_000_000
 
@@ -176,3 +178,64 @@ def test_bytes_written_by_a_process_are_read(tmp_path):
             assert limits.read_written_bytes(child.pid) >= 3_000_000
         finally:
             child.kill()
+
+
+# Like a sandbox's process 1: it starts the engine, which enters a session of its own only when it comes to run. Then
+# the engine starts a program in a third session. Each step waits for a line.
+TREE = """
+import os, sys, time
+
+def fork(steps):
+    if os.fork() == 0:
+        steps()
+        time.sleep(60)
+        os._exit(0)
+
+def engine():
+    sys.stdin.readline()
+    os.setsid()
+    fork(os.setsid)
+    print(flush=True)
+
+os.setsid()
+print(flush=True)
+sys.stdin.readline()
+fork(engine)
+print(flush=True)
+time.sleep(60)
+"""
+MOMENTS = ("before the engine starts", "before the engine's session", "after both")
+
+
+def read_priority(pid):
+    """Return the priority of a process among others: that of its session where the kernel groups by sessions."""
+    group = Path(f"/proc/{pid}/autogroup")
+    if not group.exists():
+        return os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, 0)
+    return int(group.read_text().split()[-1])
+
+
+@pytest.mark.parametrize("first", range(3), ids=MOMENTS)
+def test_engine_keeps_its_priority_whenever_the_watcher_looks_first(first):
+    """An engine with a low priority needs minutes for its start on a busy machine."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", TREE]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0) as child:
+        watcher = Watcher(child.pid, [Path("/tmp")], Limits(0, 0, 0, 0))
+        try:
+            for moment in range(3):
+                child.stdout.readline()
+                if moment >= first:
+                    watcher.check()
+                child.stdin.write(b"\n")
+
+            def find_leaders():
+                pids = limits.list_descendants(child.pid)
+                return pids if [os.getsid(pid) for pid in pids] == pids and len(pids) == 3 else None
+
+            tree = wait_until(find_leaders, "process 1, the engine and the program")
+            watcher.check()
+            assert [read_priority(pid) for pid in tree] == [0, 0, limits.BACKGROUND_PRIORITY]
+        finally:
+            for pid in limits.list_descendants(child.pid):
+                os.kill(pid, signal.SIGKILL)

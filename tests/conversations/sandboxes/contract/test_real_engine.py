@@ -22,7 +22,7 @@ def talk(request) -> Iterator[Talk]:
     if request.param == "bubblewrap" and not support.probe().is_usable:
         pytest.skip(f"needs bubblewrap: {support.probe().cause}")
     environment = {"SANDBOX_PROVIDER": request.param, "ALLOW_PROCESS_SANDBOX": "true"}
-    # Sandboxes have a low priority, so on a busy machine they start slowly.
+    # On a busy machine, the 8 s of processor time of a start take minutes.
     stack = Stack(environment=environment | {"SANDBOX_START_SECONDS": "280"}).start()
     try:
         began = time.monotonic()

@@ -79,6 +79,18 @@ def test_start_during_a_stop_starts_another_run(box):
     assert box.inspect().state == State.RUNNING
 
 
+def test_stop_of_an_earlier_run_does_not_end_a_newer_one(box):
+    first = box.start()
+    box.stop()
+    box.resume()
+    engine = box.engine()
+
+    box.provider.stop(first, grace_seconds=1)
+
+    assert box.inspect().state == State.RUNNING
+    assert box.engine() == engine
+
+
 def test_destroy_removes_all_processes_and_files(box, settings):
     box.instruct("daemon")
     box.start()
