@@ -72,6 +72,12 @@ def options_of(name) -> list[str]:
 CASES = [(name, option) for name in OWN if name != "openapi" for option in options_of(name)]
 
 
+@pytest.fixture(autouse=True)
+def working_folder(monkeypatch, tmp_path):
+    """Let commands write the files that odd arguments name into a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(name, *arguments) -> str:
     out = io.StringIO()
     call_command(name, *arguments, stdout=out, stderr=io.StringIO())
