@@ -6,6 +6,7 @@ from rest_framework.test import APIClient
 from accounts.services import custom_secrets, provider_tokens, user_settings
 from billing import services as billing
 from conversations import repositories, services
+from conversations.services import delivery
 
 PERSONAL = {
     "secret": "Sec-personal-1",
@@ -36,6 +37,8 @@ def session_client(user):
 def equipped(alice, engine, sandboxes, monkeypatch):
     """Give Alice each kind of personal equipment, and her organization a secret and a model."""
     monkeypatch.setattr(repositories, "_resolver", repositories.public_source)
+    # No manager follows these runs.
+    monkeypatch.setattr(delivery, "FOLLOWER_WAIT_SECONDS", 0.0)
     engine.answers["POST /api/bash/execute_bash_command"] = (
         200,
         {"exit_code": 0, "stdout": "", "stderr": ""},
