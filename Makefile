@@ -9,7 +9,7 @@ HOST ?=
 PORT ?=
 DATA_DIR ?=
 ADMIN_EMAIL ?=
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate --quiet
