@@ -10,6 +10,7 @@ from itertools import count
 import pytest
 import redis
 import time_machine
+from django.conf import settings
 from django.core.cache import cache
 from django.test import RequestFactory, override_settings
 from django_ratelimit.core import _get_window
@@ -177,6 +178,7 @@ def test_200_attempts_over_four_processes_let_exactly_ten_pass():
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ATTEMPTS, email],
+            cwd=settings.BASE_DIR,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

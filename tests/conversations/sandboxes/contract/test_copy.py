@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import socket
 import stat
 import threading
@@ -51,10 +50,8 @@ def test_copy_keeps_links_and_modes_and_skips_sockets_and_pipes(make_box, outsid
         f" && ln -s {outside} link && ln -s {outside}/file link-to-file && ln -s folder/file inner"
         f" && mkfifo pipe && printf x > \"$(printf 'a\\nb')\" && echo hidden > .hidden"
     )
-    with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(source.project)
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(source.project):
         server.bind("socket")
-        os.chdir("/")
 
     assert source.provider.copy_workspace(source.handle, target.handle) is True
 
