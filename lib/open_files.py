@@ -21,6 +21,8 @@ ENOUGH = 10_000
 """A process with a lower limit logs a warning."""
 HIGHEST = 1_048_576
 """The limit that is set if the hard limit is higher or infinite. Some programs try to close every possible file."""
+FILE = "file"
+"""The key in an ASGI scope's ``state`` for the number of the connection's file."""
 RESERVE = 128
 """The number of files that sockets and streams leave to requests. Never more than a quarter of the limit."""
 REFUSAL = "The server has too many open connections for another socket or stream. Try again in a few seconds."
@@ -89,8 +91,12 @@ def used() -> int:
     return int(psutil.Process().num_fds())
 
 
-def room() -> Room:
-    """Return how many open files are left. Takes a few microseconds, however many files are open."""
+def room(number: int = -1) -> Room:
+    """Return how many open files are left. Takes a few microseconds, however many files are open.
+
+    ``number`` is the file of a connection that is to stay open. If it lies in the reserve, the result is not PLENTY,
+    even if a lower number is free at this moment. Otherwise sockets would fill the reserve while others close.
+    """
     # A new file gets the lowest free number. If this number lies in the reserve, all numbers below are in use.
     try:
         lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -100,11 +106,11 @@ def room() -> Room:
         report_full(error)
         return Room.NONE
     os.close(lowest)
-    number = limit()
-    reserve = min(RESERVE, number // 4)
-    if lowest < number - reserve:
+    most = limit()
+    reserve = min(RESERVE, most // 4)
+    if max(lowest, number) < most - reserve:
         return Room.PLENTY
-    return Room.SCARCE if lowest < number - reserve // 4 else Room.NONE
+    return Room.SCARCE if lowest < most - reserve // 4 else Room.NONE
 
 
 def report_refusal(what: str) -> None:

@@ -120,8 +120,8 @@ class BadInvitation(Problem):
 class InvalidInvitation(Problem):
     """The link of the invitation is not valid.
 
-    The link is unknown, used up, expired or revoked; or its organization is suspended; or the inviting member may no
-    longer invite users or give the role; or the API key that created the invitation was revoked.
+    The link is unknown, expired, revoked or has no uses left; or its organization is suspended; or the inviting member
+    may no longer invite users or give the role; or the API key that created the invitation was revoked.
     """
 
     status = 404
@@ -439,7 +439,8 @@ def find_invitation(token: str) -> Invitation:
 def find_joined(*, token: str, user: User) -> Membership | None:
     """Return the user's membership in the organization that an invitation is for, or None.
 
-    The invitation may be used up, expired or revoked: a user who opens the link again should find the organization.
+    The invitation may be expired, be revoked or have no uses left: a user who opens the link again should find the
+    organization.
     """
     try:
         organization = _read_invitation(token).organization

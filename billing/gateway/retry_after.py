@@ -55,7 +55,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def _find_reset(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds until the limits that are used up are reset; of all limits if none is known to be."""
+    """Return the seconds until the exceeded limits are reset; of all limits if none is known to be exceeded."""
     times: list[tuple[bool, float]] = []
     for name in headers:
         if _RESET.fullmatch(name.lower()):

@@ -90,7 +90,7 @@ class RepositoryBroken(Problem):
 
 
 class SandboxDiskFull(Problem):
-    """The sandbox's disk is full or its quota is used up."""
+    """The sandbox's disk or its quota is full."""
 
     status = 507
     code = "disk-full"

@@ -48,6 +48,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        if connection := transport.get_extra_info("socket"):
+            self.app_state = self.app_state | {open_files.FILE: connection.fileno()}
         room = open_files.room()
         if room is Room.NONE:
             open_files.report_refusal("a connection")

@@ -35,7 +35,7 @@ class RoomForSockets:
         """The number of sockets that have not signed in, by address."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if open_files.room() is not Room.PLENTY:
+        if _room(scope) is not Room.PLENTY:
             open_files.report_refusal("a socket")
             await _close(receive, send, open_files.REFUSAL)
             return
@@ -77,7 +77,7 @@ class RoomForStreams:
         self.application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if open_files.room() is Room.PLENTY:
+        if _room(scope) is Room.PLENTY:
             await self.application(scope, receive, send)
             return
         open_files.report_refusal("a stream")
@@ -93,6 +93,10 @@ class RoomForStreams:
         ]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _room(scope: Scope) -> Room:
+    return open_files.room(scope.get("state", {}).get(open_files.FILE, -1))
 
 
 async def _close(receive: Receive, send: Send, sentence: str) -> None:

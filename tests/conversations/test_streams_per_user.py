@@ -176,7 +176,7 @@ async def test_socket_in_the_reserve_of_open_files_is_closed_with_1013_and_a_rea
     conversation, key, monkeypatch, path
 ):
     async with serve_application() as port:
-        monkeypatch.setattr(open_files, "room", lambda: Room.SCARCE)
+        monkeypatch.setattr(open_files, "room", lambda *_: Room.SCARCE)
         async with connect(port, path.format(conversation.pk), key) as client:
             assert await close_of(client) == ([], 1013, open_files.REFUSAL)
 
@@ -185,7 +185,7 @@ async def test_socket_in_the_reserve_of_open_files_is_closed_with_1013_and_a_rea
 async def test_stream_in_the_reserve_of_open_files_gets_503_and_a_request_is_served(
     conversation, key, monkeypatch, query
 ):
-    monkeypatch.setattr(open_files, "room", lambda: Room.SCARCE)
+    monkeypatch.setattr(open_files, "room", lambda *_: Room.SCARCE)
     headers = {"Authorization": f"Bearer {key}"}
     async with (
         serve_application() as port,

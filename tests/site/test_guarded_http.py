@@ -177,7 +177,7 @@ async def test_socket_stays_open_longer_than_a_head_may_take(settings):
 
 async def test_one_of_the_last_open_files_is_answered_with_503_and_closed(monkeypatch):
     async with serve() as port:
-        monkeypatch.setattr(open_files, "room", lambda: Room.NONE)
+        monkeypatch.setattr(open_files, "room", lambda *_: Room.NONE)
         response = await talk(port)
     assert response.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert json.loads(response.partition(b"\r\n\r\n")[2])["detail"] == open_files.REFUSAL
@@ -185,7 +185,7 @@ async def test_one_of_the_last_open_files_is_answered_with_503_and_closed(monkey
 
 async def test_connection_in_the_reserve_is_served_and_not_kept_open(monkeypatch):
     async with serve() as port:
-        monkeypatch.setattr(open_files, "room", lambda: Room.SCARCE)
+        monkeypatch.setattr(open_files, "room", lambda *_: Room.SCARCE)
         response = await talk(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", seconds=3)
     assert response.startswith(b"HTTP/1.1 200 OK\r\n")
 

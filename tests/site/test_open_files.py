@@ -94,6 +94,8 @@ def test_room_shrinks_with_the_number_of_open_files():
     reserve = min(open_files.RESERVE, limit // 4)
     with limited(limit):
         assert open_files.room() is Room.PLENTY
+        # A connection in the reserve may not stay open, although a lower number is free now.
+        assert open_files.room(open_files.limit() - 1) is Room.SCARCE
         with opened(limit - reserve - open_files.used() + 2):
             assert open_files.room() is Room.SCARCE
         with opened(limit - open_files.used() - 3):
@@ -303,11 +305,9 @@ def test_server_with_a_hard_limit_of_1024_files_refuses_sockets_with_a_reason_an
             assert set(statuses) == {200}
             assert len(live) > 700
             assert len(live) + len(ends) == 1_500
-            # When all files are in use, the system may reset a connection before the client has read its 503.
-            answered = [end for end in ends if end != "reset"]
-            assert len(ends) - len(answered) <= 150
-            assert {end[0] for end in answered} <= {1013, 503}
-            assert {end[1] for end in answered} == {open_files.REFUSAL}
+            assert "reset" not in ends
+            assert {end[0] for end in ends} <= {1013, 503}
+            assert {end[1] for end in ends} == {open_files.REFUSAL}
             assert stream == (503, "too-many-open-files")
             # Closing sockets makes room again.
             await asyncio.gather(*(client.close() for client in live[:100]))
