@@ -1,44 +1,23 @@
-"""Services for organizations and their members, roles, ownership and invitations."""
+"""Services for organizations and their members, roles and ownership."""
 
-import secrets
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.core.mail import send_mail
-from django.core.validators import validate_email
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
-from uuid_utils.compat import uuid7
 
-from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models import ApiKey, Membership, Organization, User
 from accounts.permissions import may_grant, permissions_in
 from accounts.roles import RANKS, ROLE_PERMISSIONS
 from accounts.services import memberships
 from accounts.services.api_keys import child_keys
 from accounts.services.audit import record
 from accounts.services.sessions import announce_access_change
-from lib import crypto
-from lib.plain import one_line, without_links
 from lib.problems import Problem
 
-INVITATION_PURPOSE = "invitation"
-INVITATION_DAYS_MAX = 30
-INVITATION_USES_MAX = 500
 NAME_MAX = 120
-MAIL = """\
-{inviter} invites you to the organization “{organization}” on {public_url}. Your role: {role}.
-
-To join, open this link before {until:%d %B %Y %H:%M} UTC:
-
-{link}
-
-If you did not expect this invitation, ignore this mail.
-"""
 
 
 class BadName(Problem):
@@ -109,35 +88,6 @@ class IsServiceAccount(Problem):
     status = 409
     code = "is-service-account"
     sentence = "This member is a service account. Manage it under Service accounts."
-
-
-class BadInvitation(Problem):
-    """The invitation cannot be created. ``detail`` is the reason."""
-
-    code = "bad-invitation"
-
-
-class InvalidInvitation(Problem):
-    """The link of the invitation is not valid.
-
-    The link is unknown, expired, revoked or has no uses left; or its organization is suspended; or the inviting member
-    may no longer invite users or give the role; or the API key that created the invitation was revoked.
-    """
-
-    status = 404
-    code = "invalid-invitation"
-    sentence = "This invitation was already used, has expired or was revoked. Ask for a new one."
-
-
-class OthersInvitation(Problem):
-    """The invitation was made for another person: its e-mail address is not the address of the user."""
-
-    status = 403
-    code = "others-invitation"
-    sentence = (
-        "This invitation is for another e-mail address. "
-        "Sign in with the account that has this address, or ask for a new invitation."
-    )
 
 
 # --- Organizations ------------------------------------------------------------------
@@ -215,10 +165,10 @@ def add_member(*, organization: Organization, user: User, role: str) -> Membersh
     Safe to repeat: the role of an existing member does not change. Raise ``PersonalOrganization`` or
     ``IsServiceAccount``.
     """
-    _refuse_personal(organization)
+    refuse_personal(organization)
     if user.is_service_account:
         raise IsServiceAccount
-    members = _lock_members(organization)
+    members = lock_members(organization)
     if existing := next((member for member in members if member.user_id == user.pk), None):
         return existing
     membership = Membership.objects.create(organization=organization, user=user, role=role)
@@ -235,8 +185,8 @@ def change_role(
     Raise ``UnknownMember``, ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization`` or
     ``IsServiceAccount``.
     """
-    _refuse_personal(organization)
-    members = _lock_members(organization)
+    refuse_personal(organization)
+    members = lock_members(organization)
     membership = _member(members, user_id)
     if membership.user.is_service_account:
         raise IsServiceAccount
@@ -268,8 +218,8 @@ def remove_member(
     ``by`` is None for an administrator on the admin site. Raise ``UnknownMember`` (also on a second call),
     ``RoleAboveYours``, ``LastOwner``, ``PersonalOrganization`` or ``IsServiceAccount``.
     """
-    _refuse_personal(organization)
-    members = _lock_members(organization)
+    refuse_personal(organization)
+    members = lock_members(organization)
     membership = _member(members, user_id)
     if membership.user.is_service_account:
         raise IsServiceAccount
@@ -294,8 +244,8 @@ def leave_organization(*, organization: Organization, user: User) -> None:
     Raise ``LastOwner``, ``UnknownMember`` (also on a second call), ``PersonalOrganization`` or
     ``IsServiceAccount``.
     """
-    _refuse_personal(organization)
-    members = _lock_members(organization)
+    refuse_personal(organization)
+    members = lock_members(organization)
     membership = _member(members, user.pk)
     if membership.user.is_service_account:
         raise IsServiceAccount
@@ -312,8 +262,8 @@ def transfer_organization(*, organization: Organization, by: User, user_id: UUID
     Raise ``UnknownMember``, ``PersonalOrganization`` or ``IsServiceAccount``. Raise ``RoleAboveYours`` if ``by`` is not
     an owner, or if the API key of the request lacks a permission of owners.
     """
-    _refuse_personal(organization)
-    members = _lock_members(organization)
+    refuse_personal(organization)
+    members = lock_members(organization)
     old_owner, new_owner = _member(members, by.pk), _member(members, user_id)
     if new_owner.user.is_service_account:
         raise IsServiceAccount
@@ -333,187 +283,6 @@ def transfer_organization(*, organization: Organization, by: User, user_id: UUID
         before={"owner": str(by)},
         after={"owner": str(new_owner.user)},
     )
-
-
-# --- Invitations --------------------------------------------------------------------
-
-
-@transaction.atomic
-def invite(
-    *,
-    organization: Organization,
-    by: User,
-    role: str,
-    email: str = "",
-    days: int = 7,
-    max_uses: int = 1,
-) -> tuple[Invitation, str]:
-    """Create an invitation; return it with the URL of its link, which cannot be read again.
-
-    With ``email``, only the user with this address can accept the invitation, and only once. If an API key sent the
-    request, the invitation keeps the limits of this key: see ``accept_invitation``. This function sends no mail: call
-    ``mail_invitation`` after the commit. Not safe to repeat: each call creates an invitation. Raise
-    ``RoleAboveYours``, ``BadInvitation`` or ``PersonalOrganization``.
-    """
-    _refuse_personal(organization)
-    check_roles(organization, _lock_members(organization), by=by, given=role)
-    email = email.strip()
-    if email:
-        # A mailed invitation is for one person.
-        max_uses = 1
-        try:
-            validate_email(email)
-        except ValidationError as error:
-            raise BadInvitation(
-                "This is not an e-mail address. Check it for typing errors."
-            ) from error
-    if not 1 <= days <= INVITATION_DAYS_MAX or not 1 <= max_uses <= INVITATION_USES_MAX:
-        raise BadInvitation(
-            f"An invitation must be valid for 1 to {INVITATION_DAYS_MAX} days "
-            f"and for 1 to {INVITATION_USES_MAX} people."
-        )
-    # The token contains the id: ``find_invitation`` looks the row up by the id, then checks the digest with the
-    # pepper that the row names.
-    invitation_id, secret = uuid7(), secrets.token_urlsafe(24)
-    token = f"{invitation_id.hex}.{secret}"
-    pepper_id, digest = crypto.digest(token, purpose=INVITATION_PURPOSE)
-    key = by.credential if isinstance(by.credential, ApiKey) else None
-    expires_at = timezone.now() + timedelta(days=days)
-    if key and key.expires_at:
-        expires_at = min(expires_at, key.expires_at)
-    invitation = Invitation.objects.create(
-        id=invitation_id,
-        organization=organization,
-        role=role,
-        email=email,
-        digest=digest,
-        pepper_id=pepper_id,
-        max_uses=max_uses,
-        created_by=by,
-        scopes=None if by.key_scopes is None else sorted(by.key_scopes),
-        made_with=key,
-        expires_at=expires_at,
-    )
-    link = f"{settings.PUBLIC_URL}/invitations/{token}"
-    after = {
-        "role": role,
-        "email": email,
-        "max_uses": max_uses,
-        "expires_at": invitation.expires_at,
-    }
-    _record("invitation.created", organization, subject=invitation, after=after)
-    return invitation, link
-
-
-def mail_invitation(*, invitation: Invitation, link: str) -> bool:
-    """Mail an invitation's link to the invited person; return whether the mail server accepted the mail.
-
-    Return False if the invitation has no e-mail address, or if no mail server is configured. Call this function after
-    the commit: before it, a slow mail server would keep the transaction's rows locked. Each call sends another mail.
-    """
-    if not invitation.email or not settings.EMAIL_HOST:
-        return False
-    text = MAIL.format(
-        inviter=one_line(str(invitation.created_by or "A member")),
-        organization=without_links(invitation.organization.name),
-        public_url=settings.PUBLIC_URL,
-        role=invitation.get_role_display().lower(),
-        until=invitation.expires_at,
-        link=link,
-    )
-    try:
-        sent = send_mail("Invitation to an organization", text, None, [invitation.email])
-    except OSError:  # refused, unreachable, timed out: smtplib's errors are OSErrors
-        return False
-    return bool(sent)
-
-
-def find_invitation(token: str) -> Invitation:
-    """Return the open invitation whose link contains ``token``. Raise ``InvalidInvitation``."""
-    invitation = _read_invitation(token)
-    if not invitation.is_open or not _is_backed(invitation):
-        raise InvalidInvitation
-    return invitation
-
-
-def find_joined(*, token: str, user: User) -> Membership | None:
-    """Return the user's membership in the organization that an invitation is for, or None.
-
-    The invitation may be expired, be revoked or have no uses left: a user who opens the link again should find the
-    organization.
-    """
-    try:
-        organization = _read_invitation(token).organization
-    except InvalidInvitation:
-        return None
-    return Membership.objects.filter(organization=organization, user=user).first()
-
-
-def _read_invitation(token: str) -> Invitation:
-    """Return the invitation whose link contains ``token``, open or not. Raise ``InvalidInvitation``."""
-    try:
-        invitation_id = UUID(token.partition(".")[0])
-    except ValueError as error:
-        raise InvalidInvitation from error
-    rows = Invitation.objects.filter(pk=invitation_id, organization__suspended_at=None)
-    row = rows.select_related("organization", "created_by", "made_with").first()
-    invitation = crypto.verify_row(token, row, purpose=INVITATION_PURPOSE)
-    if invitation is None:
-        raise InvalidInvitation
-    return invitation
-
-
-def _is_backed(invitation: Invitation) -> bool:
-    """Return whether the inviting member, with the API key of that time, could still create the invitation.
-
-    A key that has expired meanwhile does not count: the invitation itself expires with the key at the latest. Rotation
-    shortens the life of a key without revoking it, so invitations survive a rotation.
-    """
-    inviter, key = invitation.created_by, invitation.made_with
-    if inviter is None or (key is not None and key.revoked_at is not None):
-        return False
-    inviter.key_scopes = None if invitation.scopes is None else frozenset(invitation.scopes)
-    needed = ROLE_PERMISSIONS[invitation.role] | {"invitations.edit"}
-    return needed <= permissions_in(inviter, invitation.organization_id)
-
-
-@transaction.atomic
-def accept_invitation(*, token: str, user: User) -> Membership:
-    """Make the user a member of the organization that an invitation is for. ``token`` is the last part of the link.
-
-    Safe to repeat: an existing member keeps the present role, and the call does not use up the invitation.
-    The inviting member, limited to the scopes of the API key that created the invitation, must still have all
-    permissions of the role and the permission to invite, and this key must not have been revoked. Raise
-    ``InvalidInvitation`` if this is not so or the link is not valid, and ``OthersInvitation`` if the invitation was
-    made for another person.
-    """
-    invitation = _read_invitation(token)
-    if invitation.email and invitation.email.lower() != user.email.lower():
-        raise OthersInvitation
-    organization = invitation.organization
-    members = _lock_members(organization)
-    if existing := next((member for member in members if member.user_id == user.pk), None):
-        return existing
-    if not invitation.is_open or not _is_backed(invitation):
-        raise InvalidInvitation
-    # A concurrent request may have taken the last use: the conditional update decides.
-    is_counted = Invitation.objects.open().filter(pk=invitation.pk).update(uses=F("uses") + 1)
-    if not is_counted:
-        raise InvalidInvitation
-    membership = Membership.objects.create(
-        organization=organization, user=user, role=invitation.role
-    )
-    after = {"role": invitation.role, "invitation": str(invitation.pk)}
-    _record("member.joined", organization, subject=user, after=after)
-    return membership
-
-
-@transaction.atomic
-def revoke_invitation(*, invitation: Invitation) -> None:
-    """Revoke an invitation. Safe to repeat: ``revoked_at`` keeps the time of the first call."""
-    rows = Invitation.objects.filter(pk=invitation.pk, revoked_at=None)
-    if rows.update(revoked_at=timezone.now()):
-        _record("invitation.revoked", invitation.organization, subject=invitation)
 
 
 # --- Shared checks ------------------------------------------------------------------
@@ -562,7 +331,7 @@ def check_roles(
             )
 
 
-def _lock_members(organization: Organization) -> list[Membership]:
+def lock_members(organization: Organization) -> list[Membership]:
     """Lock the organization's row and return all its members.
 
     Without the lock, two owners who leave concurrently could leave the organization without an owner.
@@ -578,7 +347,8 @@ def _member(members: Iterable[Membership], user_id: UUID) -> Membership:
     raise UnknownMember
 
 
-def _refuse_personal(organization: Organization) -> None:
+def refuse_personal(organization: Organization) -> None:
+    """Raise ``PersonalOrganization`` if the organization is a personal one."""
     if organization.personal_of_id is not None:
         raise PersonalOrganization
 

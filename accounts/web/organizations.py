@@ -16,6 +16,7 @@ from accounts.models import Invitation, Membership, Organization, ServiceAccount
 from accounts.permissions import permissions_in, require
 from accounts.requests import AuthenticatedRequest
 from accounts.roles import RANKS
+from accounts.services import invitations
 from accounts.services import organizations as services
 from accounts.web.forms.organizations import (
     InvitationForm,
@@ -84,14 +85,14 @@ def invitation(request: AuthenticatedRequest, link: str) -> HttpResponse:
     """Show the invitation to which a link leads; on POST, join the organization. A GET only shows the invitation."""
     try:
         if request.method == "POST":
-            membership = services.accept_invitation(token=link, user=request.user)
+            membership = invitations.accept_invitation(token=link, user=request.user)
             active.choose(request, membership.organization)
             messages.success(request, f"You are now a member of “{membership.organization.name}”.")
             return redirect("organization", organization_id=membership.organization_id)
-        row = services.find_invitation(link)
+        row = invitations.find_invitation(link)
     except Problem as refusal:
         # A member may open the link again, for example with the back button: link to the organization.
-        joined = services.find_joined(token=link, user=request.user)
+        joined = invitations.find_joined(token=link, user=request.user)
         context = {"sentence": refusal.detail, "joined": joined}
         return render(request, "accounts/invitation_used.html", context, status=refusal.status)
     return render(request, "accounts/invitation.html", {"invitation": row})
@@ -162,9 +163,9 @@ def _switch(request: AuthenticatedRequest, organization: Organization, _data: Da
 def _invite(request: AuthenticatedRequest, organization: Organization, data: Data) -> HttpResponse:
     if data.get("email"):
         limits.check_mail(request, recipient=data["email"])
-    row, link = services.invite(organization=organization, by=request.user, **data)
+    row, link = invitations.invite(organization=organization, by=request.user, **data)
     context = {"new": row, "link": link}
-    context["is_mailed"] = services.mail_invitation(invitation=row, link=link)
+    context["is_mailed"] = invitations.mail_invitation(invitation=row, link=link)
     # Not a redirect: this response is the only page that can show the link.
     return _render(request, organization, PageForm(), status=201, **context)
 
@@ -172,7 +173,7 @@ def _invite(request: AuthenticatedRequest, organization: Organization, data: Dat
 def _revoke(request: AuthenticatedRequest, organization: Organization, data: Data) -> None:
     rows = Invitation.objects.visible_to(request.user).filter(organization=organization)
     row = get_object_or_404(rows.select_related("organization"), pk=data["invitation"])
-    services.revoke_invitation(invitation=row)
+    invitations.revoke_invitation(invitation=row)
     messages.success(request, "The invitation was revoked. Its link no longer works.")
 
 

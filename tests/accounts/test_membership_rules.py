@@ -4,7 +4,7 @@ import pytest
 from django.core import mail
 
 from accounts.models import ApiKey, AuditEntry, Invitation, Membership, ServiceAccount
-from accounts.services import organizations, service_accounts
+from accounts.services import invitations, organizations, service_accounts
 from accounts.services.organizations import IsServiceAccount, PersonalOrganization
 from tests.factories.accounts import UserFactory
 
@@ -159,8 +159,8 @@ class TestTransfer:
 class TestInvitations:
     @pytest.mark.parametrize("fields", [{"days": 0}, {"days": 31}, {"max_uses": 501}])
     def test_lifetime_or_uses_outside_the_bounds_create_no_invitation(self, alice, team, fields):
-        with pytest.raises(organizations.BadInvitation) as error:
-            organizations.invite(organization=team, by=alice, role="viewer", **fields)
+        with pytest.raises(invitations.BadInvitation) as error:
+            invitations.invite(organization=team, by=alice, role="viewer", **fields)
 
         assert error.value.detail == (
             "An invitation must be valid for 1 to 30 days and for 1 to 500 people."
@@ -168,7 +168,7 @@ class TestInvitations:
         assert not Invitation.objects.exists()
 
     def test_invitation_for_an_address_has_one_use(self, alice, team):
-        invitation, _ = organizations.invite(
+        invitation, _ = invitations.invite(
             organization=team, by=alice, role="viewer", email="x@example.com", max_uses=9
         )
 
@@ -176,18 +176,18 @@ class TestInvitations:
 
     def test_link_of_an_inviter_who_left_is_invalid(self, alice, charlie, team):
         admin = organizations.add_member(organization=team, user=UserFactory(), role="admin").user
-        _, link = organizations.invite(organization=team, by=admin, role="viewer")
+        _, link = invitations.invite(organization=team, by=admin, role="viewer")
         organizations.leave_organization(organization=team, user=admin)
 
-        with pytest.raises(organizations.InvalidInvitation):
-            organizations.accept_invitation(token=read_token(link), user=charlie)
+        with pytest.raises(invitations.InvalidInvitation):
+            invitations.accept_invitation(token=read_token(link), user=charlie)
 
         assert Invitation.objects.get().uses == 0
 
     def test_joining_is_recorded_with_the_invitation(self, alice, charlie, team):
-        invitation, link = organizations.invite(organization=team, by=alice, role="viewer")
+        invitation, link = invitations.invite(organization=team, by=alice, role="viewer")
 
-        organizations.accept_invitation(token=read_token(link), user=charlie)
+        invitations.accept_invitation(token=read_token(link), user=charlie)
 
         entry = AuditEntry.objects.get(action="member.joined")
         assert entry.after == {"role": "viewer", "invitation": str(invitation.pk)}
@@ -197,7 +197,7 @@ class TestInvitations:
         self, alice, team, settings, monkeypatch
     ):
         settings.EMAIL_HOST = "mail.example.com"
-        invitation, link = organizations.invite(
+        invitation, link = invitations.invite(
             organization=team, by=alice, role="viewer", email="x@example.com"
         )
 
@@ -206,16 +206,16 @@ class TestInvitations:
 
         monkeypatch.setattr(organizations, "send_mail", refuse)
 
-        assert organizations.mail_invitation(invitation=invitation, link=link) is False
+        assert invitations.mail_invitation(invitation=invitation, link=link) is False
         assert Invitation.objects.get().is_open
 
     def test_mail_names_the_role_and_the_organization(self, alice, team, settings):
         settings.EMAIL_HOST = "mail.example.com"
-        invitation, link = organizations.invite(
+        invitation, link = invitations.invite(
             organization=team, by=alice, role="admin", email="x@example.com"
         )
 
-        assert organizations.mail_invitation(invitation=invitation, link=link) is True
+        assert invitations.mail_invitation(invitation=invitation, link=link) is True
         body = mail.outbox[0].body
         assert "invites you to the organization “Team” on http://testserver." in body
         assert "Your role: admin." in body

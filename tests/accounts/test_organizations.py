@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 from accounts import services
 from accounts.models import ApiKey, AuditEntry, Invitation, Membership, Organization
 from accounts.roles import ROLE_PERMISSIONS
+from accounts.services import invitations
 from accounts.services import organizations as verbs
 from lib.problems import Problem
 from tests.conftest import key_client
@@ -433,13 +434,16 @@ class TestRaces:
     def test_link_for_two_users_admits_two_of_eight_parallel_users(self):
         owner = UserFactory()
         team = verbs.create_organization(user=owner, name="Team")
-        _, link = verbs.invite(organization=team, by=owner, role="member", max_uses=2)
+        _, link = invitations.invite(organization=team, by=owner, role="member", max_uses=2)
         token = link.rpartition("/")[2]
         guests = [UserFactory() for _ in range(8)]
 
         raised = self.run_in_parallel(
-            *(lambda user=user: verbs.accept_invitation(token=token, user=user) for user in guests)
+            *(
+                lambda user=user: invitations.accept_invitation(token=token, user=user)
+                for user in guests
+            )
         )
 
-        assert raised == [verbs.InvalidInvitation] * 6
+        assert raised == [invitations.InvalidInvitation] * 6
         assert team.memberships.count() == 3

@@ -6,7 +6,7 @@ from django.test import Client
 
 from accounts import services
 from accounts.models import ApiKey, CustomSecret, Membership, SecondFactor, User
-from accounts.services import custom_secrets, devices, organizations
+from accounts.services import custom_secrets, devices, invitations, organizations
 from billing.models import ModelAccess
 from tests.accounts.second_factor import PASSWORD, enrol
 from tests.factories.accounts import UserFactory
@@ -79,7 +79,7 @@ class TestRoleWithoutThePermission:
     def test_viewer_sees_members_but_no_invitations_and_no_service_accounts(
         self, viewer, alice, team
     ):
-        organizations.invite(organization=team, by=alice, role="viewer")
+        invitations.invite(organization=team, by=alice, role="viewer")
 
         page = viewer.get(f"/settings/organizations/{team.pk}")
 
@@ -139,7 +139,7 @@ class TestOrganizations:
         assert viewer.get(f"/settings/organizations/{team.pk}").status_code == 404
 
     def test_invitation_for_another_address_is_403(self, alice, charlie, team):
-        _, link = organizations.invite(
+        _, link = invitations.invite(
             organization=team, by=alice, role="viewer", email="x@example.com"
         )
 
@@ -160,7 +160,7 @@ class TestOrganizations:
 
     def test_invitation_of_another_organization_cannot_be_revoked(self, alice, charlie, team):
         other = organizations.create_organization(user=charlie, name="Other")
-        invitation, _ = organizations.invite(organization=other, by=charlie, role="viewer")
+        invitation, _ = invitations.invite(organization=other, by=charlie, role="viewer")
 
         page = open_browser(alice).post(
             f"/settings/organizations/{team.pk}/take-back", {"invitation": str(invitation.pk)}

@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 from accounts import services
 from accounts.models import ApiKey, Membership, Organization, UserSession
 from accounts.roles import ROLE_PERMISSIONS
-from accounts.services import custom_secrets, organizations, service_accounts
+from accounts.services import custom_secrets, invitations, organizations, service_accounts
 from billing.services import issue_gateway_token
 from conversations.models import Conversation
 from conversations.services import create_share
@@ -239,9 +239,7 @@ def build() -> World:
     secret = custom_secrets.create_secret(
         organization=team, by=alice, name="SECRET", value=CANARY, description=CANARY
     )
-    invitation, link = organizations.invite(
-        organization=team, by=alice, role="viewer", max_uses=100
-    )
+    invitation, link = invitations.invite(organization=team, by=alice, role="viewer", max_uses=100)
     organizations.remove_member(organization=team, by=alice, user_id=users["removed member"].pk)
     services.suspend_user(user=users["suspended user"])
     call = ModelCallFactory(

@@ -5,7 +5,7 @@ from django.test import Client
 
 from accounts import services as accounts
 from accounts.models import UserSession
-from accounts.services import organizations, sessions
+from accounts.services import invitations, organizations, sessions
 from accounts.sign_in.browser_sessions import get_session_user
 from conversations import services
 from conversations.models import Conversation
@@ -159,8 +159,8 @@ class TestEndOfKey:
     def test_key_ends_with_the_membership(self, alice):
         team = organizations.create_organization(user=alice, name="Team")
         bob = UserFactory()
-        _, link = organizations.invite(organization=team, by=alice, role="member")
-        organizations.accept_invitation(user=bob, token=link.rpartition("/")[2])
+        _, link = invitations.invite(organization=team, by=alice, role="member")
+        invitations.accept_invitation(user=bob, token=link.rpartition("/")[2])
         shared = ConversationFactory(created_by=alice, organization=team, visibility="organization")
         key = services.conversation_key(conversation=shared, user=bob)
         assert find_holder(key) == (bob.pk, shared.pk)

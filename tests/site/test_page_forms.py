@@ -6,7 +6,7 @@ from django.test import Client
 
 from accounts import services
 from accounts.models import IdentityProvider, Invitation, Membership, UserSession
-from accounts.services import devices, organizations
+from accounts.services import devices, invitations, organizations
 from tests.accounts.second_factor import enrol
 from tests.factories.conversations import ConversationFactory, EventFactory
 
@@ -137,7 +137,7 @@ def world(alice, bob, settings):
     cache.clear()
     team = organizations.create_organization(user=alice, name="Team")
     Membership.objects.create(organization=team, user=bob)
-    organizations.invite(organization=team, by=alice, role="member")
+    invitations.invite(organization=team, by=alice, role="member")
     IdentityProvider.objects.create(
         slug="acme", name="Acme", issuer="https://acme.example", client_id="c"
     )

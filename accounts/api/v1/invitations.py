@@ -15,7 +15,7 @@ from accounts.api.v1.nested import NestedViewSet
 from accounts.api.v1.organizations import NeedsSession
 from accounts.models import Invitation
 from accounts.requests import ApiRequest
-from accounts.services import organizations
+from accounts.services import invitations
 
 
 @extend_schema(tags=["organizations"])
@@ -54,15 +54,15 @@ class InvitationViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, NestedV
         body = parse_body(serializers.NewInvitationSerializer, request)
         if body.get("email"):
             limits.check_mail(request._request, recipient=body["email"])  # noqa: SLF001
-        invitation, link = organizations.invite(
+        invitation, link = invitations.invite(
             organization=self.organization, by=request.user, **body
         )
-        mailed = organizations.mail_invitation(invitation=invitation, link=link)
+        mailed = invitations.mail_invitation(invitation=invitation, link=link)
         response = self.get_serializer(invitation).data | {"link": link, "mailed": mailed}
         return Response(response, status=status.HTTP_201_CREATED)
 
     def perform_destroy(self, instance: Invitation) -> None:
-        organizations.revoke_invitation(invitation=instance)
+        invitations.revoke_invitation(invitation=instance)
 
 
 @extend_schema(tags=["organizations"])
@@ -90,7 +90,7 @@ class ReceivedInvitationViewSet(viewsets.GenericViewSet[Invitation]):
         if request.user.bound_organization_id:
             raise NeedsSession
         body = parse_body(serializers.AcceptSerializer, request)
-        membership = organizations.accept_invitation(token=body["token"], user=request.user)
+        membership = invitations.accept_invitation(token=body["token"], user=request.user)
         response = serializers.OrganizationSerializer(
             membership, context=self.get_serializer_context()
         )

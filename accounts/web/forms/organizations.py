@@ -5,12 +5,8 @@ from typing import Any, ClassVar
 from django import forms
 
 from accounts.models import Membership
-from accounts.services.organizations import (
-    INVITATION_DAYS_MAX,
-    INVITATION_USES_MAX,
-    NAME_MAX,
-    BadName,
-)
+from accounts.services.invitations import INVITATION_DAYS_MAX, INVITATION_USES_MAX
+from accounts.services.organizations import NAME_MAX, BadName
 from accounts.services.user_settings import StaleSettings
 from accounts.settings.choices import SecurityAnalyzer
 from accounts.settings.fields import FIELDS

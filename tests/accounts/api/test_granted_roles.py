@@ -9,7 +9,7 @@ from accounts import services
 from accounts.models import Invitation, User
 from accounts.permissions import permissions_in
 from accounts.roles import ROLE_PERMISSIONS, Role
-from accounts.services import organizations, service_accounts
+from accounts.services import invitations, organizations, service_accounts
 from tests.accounts.api.conftest import add_member, send
 from tests.conftest import key_client
 
@@ -116,11 +116,11 @@ class TestInvitationsKeepTheirBound:
             user=admin, organization=team, name="x", scopes=scopes, **fields
         )
         caller = services.authenticate_api_key(token).user
-        invitation, link = organizations.invite(organization=team, by=caller, role=role)
+        invitation, link = invitations.invite(organization=team, by=caller, role=role)
         return key, invitation, link.rpartition("/")[2]
 
     def accept(self, token, user):
-        return organizations.accept_invitation(token=token, user=user)
+        return invitations.accept_invitation(token=token, user=user)
 
     def test_invitation_of_a_usable_key_is_accepted(self, admin, team, charlie):
         _, _, token = self.invite_with_key(admin, team)
@@ -131,14 +131,14 @@ class TestInvitationsKeepTheirBound:
         _, invitation, token = self.invite_with_key(admin, team)
         Invitation.objects.filter(pk=invitation.pk).update(role="admin")
 
-        with pytest.raises(organizations.InvalidInvitation):
+        with pytest.raises(invitations.InvalidInvitation):
             self.accept(token, charlie)
 
     def test_invitation_of_a_revoked_key_is_invalid(self, admin, team, charlie):
         key, _, token = self.invite_with_key(admin, team)
         services.revoke_api_key(key=key)
 
-        with pytest.raises(organizations.InvalidInvitation):
+        with pytest.raises(invitations.InvalidInvitation):
             self.accept(token, charlie)
 
     def test_invitation_ends_with_its_key(self, admin, team):
@@ -150,21 +150,21 @@ class TestInvitationsKeepTheirBound:
     def test_inviter_who_may_no_longer_invite_makes_the_link_invalid(
         self, admin, team, alice, charlie, new_role
     ):
-        _, link = organizations.invite(organization=team, by=admin, role="viewer")
+        _, link = invitations.invite(organization=team, by=admin, role="viewer")
         organizations.change_role(organization=team, by=alice, user_id=admin.pk, role=new_role)
 
-        with pytest.raises(organizations.InvalidInvitation):
+        with pytest.raises(invitations.InvalidInvitation):
             self.accept(link.rpartition("/")[2], charlie)
 
     def test_suspended_inviter_makes_the_link_invalid(self, admin, team, charlie):
-        _, link = organizations.invite(organization=team, by=admin, role="viewer")
+        _, link = invitations.invite(organization=team, by=admin, role="viewer")
         services.suspend_user(user=admin)
 
-        with pytest.raises(organizations.InvalidInvitation):
+        with pytest.raises(invitations.InvalidInvitation):
             self.accept(link.rpartition("/")[2], charlie)
 
     def test_signed_out_inviter_leaves_the_link_valid(self, admin, team, charlie):
-        _, link = organizations.invite(organization=team, by=admin, role="member")
+        _, link = invitations.invite(organization=team, by=admin, role="member")
 
         assert self.accept(link.rpartition("/")[2], charlie).role == "member"
 
@@ -179,7 +179,7 @@ def test_service_account_without_scopes_gives_at_most_its_own_role(alice, team, 
 
     for given in ROLES:
         if ROLE_PERMISSIONS[given] <= permissions_in(caller, team.pk):
-            organizations.invite(organization=team, by=caller, role=given)
+            invitations.invite(organization=team, by=caller, role=given)
         else:
             with pytest.raises(organizations.RoleAboveYours):
-                organizations.invite(organization=team, by=caller, role=given)
+                invitations.invite(organization=team, by=caller, role=given)

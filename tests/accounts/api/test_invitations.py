@@ -3,7 +3,7 @@
 import pytest
 
 from accounts.models import AuditEntry, Invitation, Membership
-from accounts.services import organizations
+from accounts.services import invitations, organizations
 from tests.accounts.api.conftest import UNKNOWN, add_member, open_session, send
 from tests.conftest import key_client
 
@@ -17,7 +17,7 @@ def url(team):
 
 @pytest.fixture
 def invitation(alice, team):
-    return organizations.invite(organization=team, by=alice, role="viewer")[0]
+    return invitations.invite(organization=team, by=alice, role="viewer")[0]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_list_has_every_field_of_an_invitation_except_the_link(owner, alice, url
 
 def test_list_has_no_invitation_of_another_organization(owner, alice, url, invitation):
     other = organizations.create_organization(user=alice, name="Other")
-    organizations.invite(organization=other, by=alice, role="viewer")
+    invitations.invite(organization=other, by=alice, role="viewer")
 
     assert [row["id"] for row in owner.get(url).json()["items"]] == [str(invitation.pk)]
 
@@ -119,7 +119,7 @@ def test_revoked_invitation_stays_listed_and_can_be_revoked_again(owner, url, in
 
 def test_invitation_of_another_organization_is_404_and_stays_open(owner, alice, url):
     other = organizations.create_organization(user=alice, name="Other")
-    invitation, _ = organizations.invite(organization=other, by=alice, role="viewer")
+    invitation, _ = invitations.invite(organization=other, by=alice, role="viewer")
 
     for pk in (invitation.pk, UNKNOWN, "x"):
         assert owner.delete(f"{url}/{pk}").status_code == 404
@@ -135,7 +135,7 @@ def test_other_methods_on_an_invitation_are_405(owner, url, invitation, method):
 class TestAccept:
     @pytest.fixture
     def token(self, alice, team):
-        _, link = organizations.invite(organization=team, by=alice, role="viewer", max_uses=2)
+        _, link = invitations.invite(organization=team, by=alice, role="viewer", max_uses=2)
         return link.rpartition("/")[2]
 
     def test_response_is_the_organization_with_the_new_role(self, charlie, team, token):
