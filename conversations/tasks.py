@@ -8,7 +8,7 @@ from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
 from conversations import services
-from conversations.engine.client import EngineRefused, EngineUnreachable
+from conversations.engine.errors import EngineRefused, EngineUnreachable
 from conversations.queue import LONG, URGENT
 
 DATABASE_ERRORS = (OperationalError, InterfaceError)

@@ -20,13 +20,8 @@ from typing import IO, Any
 import msgspec
 from django.conf import settings
 
-from conversations.engine.client import (
-    Download,
-    EngineClient,
-    EngineMissing,
-    EngineRefused,
-    EngineUnreachable,
-)
+from conversations.engine.client import Download, EngineClient
+from conversations.engine.errors import EngineMissing, EngineRefused, EngineUnreachable
 
 PACKAGE = "conversations.engine.inside"
 # Each module comes after the modules that it imports.

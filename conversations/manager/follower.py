@@ -12,14 +12,14 @@ from uuid import UUID
 from django.db import Error as DatabaseError
 
 from conversations import announcing, services
-from conversations.engine.client import (
-    EngineClient,
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import (
     EngineMissing,
     EngineRefused,
     EngineUnreachable,
     FrameTooLarge,
-    follow,
 )
+from conversations.engine.following import follow
 from conversations.engine.payloads import Delta, Durable, Frame, ItemAborted, Sync
 from conversations.manager.storing import Storing
 from conversations.services.streamed_text import StreamedText

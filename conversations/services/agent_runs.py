@@ -7,7 +7,7 @@ from django.db import transaction
 from accounts.models import User
 from accounts.services import audit
 from conversations import queue
-from conversations.engine.client import EngineRefused, EngineUnreachable
+from conversations.engine.errors import EngineRefused, EngineUnreachable
 from conversations.models import (
     Conversation,
 )

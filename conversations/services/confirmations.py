@@ -9,7 +9,8 @@ from django.db import transaction
 from accounts.models import User
 from accounts.services import audit
 from conversations import announcing, queue
-from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import EngineRefused, EngineUnreachable
 from conversations.models import Conversation, Event, NewEvent
 from conversations.services.delivery import clear_agent_busy, mark_agent_busy
 from conversations.services.engines import open_engine

@@ -7,12 +7,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from conversations import queue
-from conversations.engine.client import (
-    EngineClient,
-    EngineMissing,
-    EngineRefused,
-    EngineUnreachable,
-)
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import EngineMissing, EngineRefused, EngineUnreachable
 from conversations.engine.payloads import EngineEvent, parse_message_text
 from conversations.models import (
     OPEN_MESSAGES,

@@ -10,7 +10,8 @@ from django.utils import timezone
 from accounts.models import User
 from accounts.services import audit
 from conversations import queue
-from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import EngineRefused, EngineUnreachable
 from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import Conversation
 from conversations.services.engines import open_engine

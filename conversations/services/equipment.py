@@ -13,7 +13,8 @@ from accounts.settings.choices import ConfirmationPolicy, SecurityAnalyzer
 from accounts.settings.fields import FIELDS
 from billing import services as billing
 from billing.models import GatewayToken
-from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import EngineRefused, EngineUnreachable
 from conversations.models import Conversation, OutgoingMessage, Sandbox
 from conversations.sandboxes.provider import get_provider
 

@@ -14,7 +14,8 @@ from django.utils import timezone
 from accounts.models import Organization
 from billing import services as billing
 from conversations import announcing, queue
-from conversations.engine.client import EngineClient, EngineRefused, EngineUnreachable
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import EngineRefused, EngineUnreachable
 from conversations.engine.payloads import build_start_request
 from conversations.models import (
     Conversation,

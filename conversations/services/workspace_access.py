@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from conversations.engine.client import EngineRefused, EngineTimedOut, EngineUnreachable
+from conversations.engine.errors import EngineRefused, EngineTimedOut, EngineUnreachable
 from conversations.engine.workspace import ActionRefused, Workspace
 from conversations.models import Conversation
 from conversations.services.engine_requests import wait_for_sandbox

@@ -3,7 +3,7 @@
 import pytest
 
 from conversations import services
-from conversations.engine.client import EngineUnreachable
+from conversations.engine.errors import EngineUnreachable
 
 pytestmark = pytest.mark.django_db
 

@@ -1,7 +1,7 @@
 import pytest
 
 from conversations import services
-from conversations.engine.client import EngineUnreachable
+from conversations.engine.errors import EngineUnreachable
 from conversations.models import OutgoingMessage
 from conversations.sandboxes.provider import State
 from tests.conversations.conftest import ingest, list_queued_jobs, make_frame, make_status_frame

@@ -4,7 +4,7 @@ import pytest
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from conversations import queue, services
-from conversations.engine.client import EngineUnreachable
+from conversations.engine.errors import EngineUnreachable
 from tests.conversations.conftest import ingest, list_queued_jobs, make_status_frame
 
 WAITING = "waiting_for_confirmation"

@@ -14,14 +14,15 @@ from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.http11 import Request, Response
 
 from conversations.engine import client as client_module
-from conversations.engine.client import (
-    EngineClient,
+from conversations.engine import following as following_module
+from conversations.engine.client import EngineClient
+from conversations.engine.errors import (
     EngineMissing,
     EngineRefused,
     EngineUnreachable,
     FrameTooLarge,
-    follow,
 )
+from conversations.engine.following import follow
 from conversations.engine.payloads import Durable, Sync, Unknown
 from conversations.engine.transport import Dial
 from tests.fakes.dials import build_dial
@@ -434,7 +435,7 @@ class TestFollow:
 
     @pytest.mark.parametrize("cause", ["timeout", "cancellation"])
     async def test_socket_that_is_connected_too_late_is_closed(self, monkeypatch, cause):
-        monkeypatch.setattr(client_module, "READ_SECONDS", 0.2 if cause == "timeout" else 20)
+        monkeypatch.setattr(following_module, "OPEN_SECONDS", 0.2 if cause == "timeout" else 20)
         ours, theirs = socket.socketpair()
         may_connect = threading.Event()
 
@@ -455,7 +456,7 @@ class TestFollow:
         theirs.close()
 
     async def test_engine_that_does_not_answer_the_handshake_is_unreachable(self, monkeypatch):
-        monkeypatch.setattr(client_module, "READ_SECONDS", 0.3)
+        monkeypatch.setattr(following_module, "OPEN_SECONDS", 0.3)
         ours, theirs = socket.socketpair()
 
         with pytest.raises(EngineUnreachable, match="timed out"):

@@ -20,15 +20,14 @@ from django.conf import settings
 from msgspec.structs import replace
 
 from conversations.engine import payloads
-from conversations.engine.client import (
-    CommandResult,
-    EngineClient,
+from conversations.engine.client import CommandResult, EngineClient
+from conversations.engine.errors import (
     EngineMissing,
     EngineRefused,
     EngineUnreachable,
     FrameTooLarge,
-    follow,
 )
+from conversations.engine.following import follow
 from conversations.engine.payloads import Delta, Durable, Frame, Sync, Transient, Unknown
 from conversations.sandboxes import members
 from conversations.sandboxes.provider import Handle, SandboxSpec, State, get_provider

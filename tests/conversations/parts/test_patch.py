@@ -2,7 +2,7 @@ import pytest
 
 from accounts.models import AuditEntry
 from conversations import services
-from conversations.engine.client import EngineUnreachable
+from conversations.engine.errors import EngineUnreachable
 from conversations.services import starts
 from tests.conversations.conftest import list_queued_jobs
 
