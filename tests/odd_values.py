@@ -8,6 +8,7 @@ Python has no value for ``1e999`` or a repeated key. Values in ``ESCAPES`` are a
 import base64
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -209,6 +210,23 @@ JSON = {
     "content part": '[{"type": "text", "text": "\\ud800"}]',
     "content part without text": '[{"type": "text"}, {"type": "\\u0000"}, 1]',
 }  # fmt: skip
+RAW_JSON = {
+    "nothing": b"",
+    "not UTF-8": b'"\xff\xfe"',
+    "surrogate in UTF-8": b'"\xed\xa0\x80"',
+    "raw NUL": b'"a\0b"',
+    "byte order mark": b"\xef\xbb\xbf1",
+    "open string": b'"abc',
+    "garbage": b"}{",
+    "300 kB": b'"' + b"x" * 300_000 + b'"',
+}
+"""JSON values as bytes. Most of them are not valid JSON or not UTF-8."""
+WORDS = (
+    "undefined", "[object Object]", "all", "since", "-1", "+1", "-1e300", "2026-11-29T10:00:00", "20261129T100000Z",
+    "1764410400", "1764410400000", "oh_x.y", "ocs_x.y", "oh_\ud800.y", "ocs_\0.\0", "ocs_².y", "eyJhbGciOiJub25lIn0.e30.",
+    "eyJh.\xff.x", "a.b.c", "x" * 10_000,
+)  # fmt: skip
+"""Texts with a meaning in some query: numbers, times, and the beginnings of credentials."""
 ESCAPES = {
     "NUL": "%00",
     "surrogate": "%ed%a0%80",
@@ -369,6 +387,22 @@ def json_texts() -> dict[str, str]:
     return {f"JSON: {name}": value for name, value in JSON.items()} | {
         name: json.dumps(value) for name, value in texts().items()
     }
+
+
+@cache
+def json_bytes() -> dict[str, bytes]:
+    """Return the telling JSON values as bytes, and values that are not JSON: for a field of a message on a socket."""
+    texts = {name: text for name, text in json_texts().items() if is_telling(name)}
+    chosen = texts | {f"JSON: {name}": text for name, text in JSON.items()}
+    return {name: text.encode() for name, text in chosen.items()} | RAW_JSON
+
+
+@cache
+def query_values() -> tuple[str, ...]:
+    """Return odd values of a parameter, percent-encoded: for queries that are sent as bytes."""
+    telling = (text for name, text in texts().items() if is_telling(name) and len(text) <= 10_000)
+    values = map(to_query, (*telling, *TIMES.values(), *WORDS))
+    return *dict.fromkeys(values), *ESCAPES.values()
 
 
 def to_query(value: str) -> str:

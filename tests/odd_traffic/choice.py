@@ -10,7 +10,7 @@ import pytest
 T = TypeVar("T")
 ALL = float(os.environ.get("ODD_SHARE", "0"))
 """Set ``ODD_SHARE`` to the share of the inputs that the slow tests send, up to 1."""
-SHARES = [0.04, pytest.param(ALL or 0.08, marks=pytest.mark.slow)]
+SHARES = [0.025, pytest.param(ALL or 0.08, marks=pytest.mark.slow)]
 
 
 def choose(cases: Sequence[T], share: float) -> list[T]:

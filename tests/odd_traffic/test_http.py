@@ -12,8 +12,8 @@ from accounts import services as accounts
 from conversations import services
 from tests.odd_traffic import raw
 from tests.odd_traffic.choice import SHARES, choose
-from tests.odd_traffic.odd_json import TEXTS, VALUES
 from tests.odd_traffic.test_sockets import OWN_TASKS
+from tests.odd_values import json_bytes, query_values
 from tests.waiting import wait_until_async
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(170)]
@@ -135,7 +135,7 @@ def mcp_bodies(conversation_id):
     def rpc(method, params):
         return b'{"jsonrpc":"2.0","id":1,"method":%s,"params":%s}' % (method, params)
 
-    for value in VALUES.values():
+    for value in json_bytes().values():
         yield value
         yield b"[" + value + b"]"
         yield b'{"jsonrpc":%s,"id":1,"method":"ping"}' % value
@@ -249,11 +249,11 @@ def stream_requests(requests):
         (f"{base}/stream", ("after", "epoch", "wait", "x", "format")),
     ):
         for name in names:
-            for text in TEXTS:
+            for text in query_values():
                 yield f"GET {path}?{name}={text}".encode() + end + b"\r\n"
                 yield f"GET {path}?{name}={text}&{name}=0&wait=1".encode() + end + b"\r\n"
     for value in (
-        *(text.encode() for text in TEXTS),
+        *(text.encode() for text in query_values()),
         *(
             b"0-0",
             b"1-1",

@@ -12,8 +12,8 @@ from accounts import services as accounts
 from conversations import services
 from tests.odd_traffic import raw
 from tests.odd_traffic.choice import SHARES, choose
-from tests.odd_traffic.odd_json import TEXTS, VALUES
 from tests.odd_traffic.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, frame
+from tests.odd_values import json_bytes, query_values
 from tests.waiting import wait_until_async
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(170)]
@@ -196,7 +196,7 @@ def query_cases(sockets, kind):
 
 def query_paths(sockets, kind):
     for name in PARAMETERS[kind]:
-        for value in TEXTS:
+        for value in query_values():
             yield sockets.path(kind, **{name: value})
         yield sockets.path(kind) + f"&{name}=0&{name}=%00&{name}=x".encode()
     for query in (
@@ -339,7 +339,7 @@ V0_SEQUENCES = {
 
 def v1_messages():
     for field in V1_FIELDS:
-        for name, value in VALUES.items():
+        for name, value in json_bytes().items():
             yield f"{field!r} {name}", field.replace(b"%s", value)
 
 
@@ -347,9 +347,9 @@ def v0_messages():
     for packet in V0_PACKETS:
         yield packet[:60], packet.encode("utf-8", "surrogatepass")
     for field in V0_FIELDS:
-        for name, value in VALUES.items():
+        for name, value in json_bytes().items():
             yield f"{field!r} {name}", field.replace(b"%s", value)
-    for name, value in VALUES.items():
+    for name, value in json_bytes().items():
         yield f"connect {name}", b"40" + value
 
 
