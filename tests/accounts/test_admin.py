@@ -185,22 +185,16 @@ def test_is_secret_matches_the_secret_columns(model, names):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)
-@pytest.mark.parametrize(
-    "query",
-    [
-        "q=%00",
-        "q=%ED%A0%80",
-        "p=99999999999999999999",
-        "status__exact=%00",
-        "all=",
-        "o=99",
-        "x=1",
-        "id__exact=%00",
-        "e=1",
-    ],
-)
-def test_malformed_list_query_is_no_server_error(staff_client, rows, model, query):
-    assert staff_client.get(f"{admin_url(model, 'changelist')}?{query}").status_code < 500
+def test_malformed_list_query_is_no_server_error(staff_client, rows, model):
+    queries = (
+        *("q=%00", "q=%ED%A0%80", "p=99999999999999999999", "status__exact=%00", "all=", "o=99", "x=1"),
+        *("id__exact=%00", "e=1"),
+    )  # fmt: skip
+    url = admin_url(model, "changelist")
+
+    statuses = {query: staff_client.get(f"{url}?{query}").status_code for query in queries}
+
+    assert max(statuses.values()) < 500, statuses
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model._meta.model_name)

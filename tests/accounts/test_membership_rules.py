@@ -204,7 +204,7 @@ class TestInvitations:
         def refuse(*_args):
             raise ConnectionRefusedError
 
-        monkeypatch.setattr(organizations, "send_mail", refuse)
+        monkeypatch.setattr(invitations, "send_mail", refuse)
 
         assert invitations.mail_invitation(invitation=invitation, link=link) is False
         assert Invitation.objects.get().is_open

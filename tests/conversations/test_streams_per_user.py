@@ -80,7 +80,10 @@ async def test_socket_beyond_the_limit_is_closed_with_4429_and_a_reason(
                 _, code, reason = await close_of(third)
             assert code == 4429
             assert reason.startswith(SENTENCE)
-        await wait_until_async(lambda: not access._streams, "the sockets to be counted as closed")
+        await wait_until_async(
+            lambda: conversation.created_by_id not in access._streams,
+            "the sockets to be counted as closed",
+        )
         async with connect(port, path, key) as again:
             assert json.loads(await asyncio.wait_for(again.recv(), 20))
 
