@@ -115,7 +115,8 @@ class App:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("keycloak", marks=pytest.mark.keycloak), "double"]
+    scope="module",
+    params=[pytest.param("keycloak", marks=[pytest.mark.keycloak, pytest.mark.slow]), "double"],
 )
 def world(request):
     """The running server and the realm of its provider."""

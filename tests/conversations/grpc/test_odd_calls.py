@@ -11,7 +11,7 @@ from accounts import services as accounts
 from conversations import services
 from tests.hostile import EVENTS
 from tests.odd_traffic.choice import SHARES, choose
-from tests.odd_traffic.odd_json import VALUES
+from tests.odd_values import json_bytes
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(170)]
 SERVICE = "/openhands.v1.EventService/"
@@ -66,10 +66,10 @@ def requests_of(identifier):
         yield "Subscribe", [field(1, identifier) + field(2, number) + field(3, number)]
         yield "Append", [opening(), field(2, field(1, number))]
         yield "GetLastSeq", [field(1, number)]
-    for value in (*EVENTS.values(), *VALUES.values()):
+    for value in (*EVENTS.values(), *json_bytes().values()):
         if len(value) < 300_000:
             yield "Append", [opening(), batch(value)]
-    for value in VALUES.values():
+    for value in json_bytes().values():
         if len(value) < 300_000:
             for name in (b"id", b"kind", b"source", b"timestamp", b"key", b"value"):
                 fields = {
