@@ -150,7 +150,7 @@ def _bare_sender(pk: UUID) -> Callable[[threading.Event], int]:
         with bare_connection() as link:
             while not stop.is_set():
                 now, columns = timezone.now(), build_columns([_new()])
-                link.execute(PUBLISHED, (pk, 1, now, now, *columns)).fetchall()
+                link.execute(PUBLISHED, (pk, 1, now, 0, now, *columns)).fetchall()
                 count += 1
         return count
 

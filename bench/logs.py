@@ -11,7 +11,13 @@ from conversations import services
 from conversations.engine.payloads import Durable, parse_event
 from conversations.models import Conversation, Lease
 
-PAYLOAD = json.dumps({"kind": "ObservationEvent", "source": "environment", "text": "x" * 900})
+LISTING = "".join(
+    f"-rw-r--r-- 1 agent agent {size:6} Nov 30 12:{size % 60:02} src/{name}_{size % 7}.py\n"
+    for size, name in enumerate(
+        ("models", "views", "urls", "tests", "forms", "tasks") * 3, start=3_600
+    )
+)[:900]
+PAYLOAD = json.dumps({"kind": "ObservationEvent", "source": "environment", "text": LISTING})
 
 
 def user_with_key() -> tuple[Any, str]:

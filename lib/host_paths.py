@@ -12,15 +12,18 @@ from pathlib import Path
 from django.conf import settings
 
 INSIDE = "/workspace"
+SIGN_MIN = 4
+"""A shorter name would occur in too many texts."""
 
 
 def hide_host_paths(text: str) -> str:
     """Return a text, or a JSON text, with ``/workspace`` in place of the folder of any sandbox on this server."""
-    prefixes, pattern = _folders(str(settings.SANDBOX_DIR))
+    _, signs, pattern = _folders(str(settings.SANDBOX_DIR))
     # A plain search is much cheaper than a regular expression, and most texts contain no such path.
-    if not any(prefix in text for prefix in prefixes):
-        return text
-    return pattern.sub(INSIDE, text)
+    for sign in signs:
+        if sign in text:
+            return pattern.sub(INSIDE, text)
+    return text
 
 
 def hide_host_folder(text: str) -> str:
@@ -32,8 +35,11 @@ def hide_host_folder(text: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _folders(path: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """Return the spellings of the folder of all sandboxes, and a pattern for the folder of one sandbox in it."""
+def _folders(path: str) -> tuple[tuple[str, ...], tuple[str, ...], re.Pattern[str]]:
+    """Return the spellings of the folder of all sandboxes, its signs, and a pattern.
+
+    A text without any of the signs has no such folder. The pattern matches the folder of one sandbox in it.
+    """
     # Programs report the path with its symbolic links resolved. In JSON, quotes and other scripts may be escaped, and
     # some programs escape slashes.
     plain = {path, str(Path(path).resolve())}
@@ -41,7 +47,11 @@ def _folders(path: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
     spellings |= {form.replace("/", "\\/") for form in spellings}
     prefixes = tuple(sorted(spellings, key=len, reverse=True))
     folders = "|".join(map(re.escape, prefixes))
-    return prefixes, re.compile(rf"(?:{folders})\\?/[0-9a-f]{{32}}(?![0-9a-f])")
+    # Usually all spellings contain the same last name, so that one search is enough.
+    name = Path(path).name
+    is_sign = len(name) >= SIGN_MIN and all(name in prefix for prefix in prefixes)
+    signs = (name,) if is_sign else prefixes
+    return prefixes, signs, re.compile(rf"(?:{folders})\\?/[0-9a-f]{{32}}(?![0-9a-f])")
 
 
 def _escaped(text: str) -> set[str]:

@@ -1,6 +1,7 @@
 """Counters for rate limits in Redis, shared by all processes.
 
-``count`` calls Redis for every use (with ``django-ratelimit``). ``count_in_blocks`` reserves several uses per call.
+``count`` calls Redis for every use (with ``django-ratelimit``). ``count_in_blocks`` and ``count_amount`` reserve
+several uses per call.
 """
 
 import hashlib
@@ -137,31 +138,32 @@ def count_in_blocks(request: HttpRequest, *, group: str, value: str, rate: str) 
     return usage
 
 
-def _count_in_block(key: str, limit: int) -> Usage | None:
-    """Use one of the reserved uses of a counter. Return None if none is left."""
+def _count_in_block(key: str, limit: int, amount: int = 1) -> Usage | None:
+    """Use ``amount`` of the reserved uses of a counter. Return None if fewer are left."""
     now = time.time()
     with _blocks_lock:
         block = _blocks.get(key)
         if block is None or block.until <= now:
             return None
-        if not block.free:
+        if block.free < amount:
             return None
-        block.free -= 1
+        block.free -= amount
         return Usage(limit, block.top - block.free, int(block.until - now) + 1)
 
 
-def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
-    """Reserve a block of uses of a counter in Redis, and use one of them."""
+def _reserve_block(key: str, limit: int, seconds: int, amount: int = 1) -> Usage:
+    """Reserve a block of uses of a counter in Redis, and use ``amount`` of them, or none if the limit is reached."""
     now = time.time()
     name = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
     # Each counter's window starts at another time, so that not all windows end together.
     offset = int(name[:8], 16) % seconds
     until = int(now) - (int(now) - offset) % seconds + seconds
-    size = max(1, limit // BLOCKS)
+    size = max(amount, limit // BLOCKS)
+    counter = f"limit|{name}|{until}"
     try:
         # ``add`` creates the counter only if it does not exist. The counter expires shortly after its window.
-        cache.add(f"limit|{name}|{until}", 0, seconds + 5)
-        top = cache.incr(f"limit|{name}|{until}", size)
+        cache.add(counter, 0, seconds + 5)
+        top = cache.incr(counter, size)
     except (
         RedisError,
         OSError,
@@ -177,11 +179,21 @@ def _reserve_block(key: str, limit: int, seconds: int) -> Usage:
         block = _blocks.get(key)
         if block is None or block.until != until:
             block = _blocks[key] = _Block(until)
-        if usable <= 0:
-            return Usage(limit, limit + 1, reset)
-        block.top = max(block.top, top - size + usable)
-        block.free += usable - 1
-        return Usage(limit, block.top - block.free, reset)
+        if usable > 0 and block.free + usable >= amount:
+            block.top = max(block.top, top - size + usable)
+            block.free += usable - amount
+            return Usage(limit, block.top - block.free, reset)
+    if amount > 1:
+        _give_back(counter, size)
+    return Usage(limit, limit + 1, reset)
+
+
+def _give_back(counter: str, size: int) -> None:
+    """Return reserved uses to a counter, so that a smaller amount may still fit."""
+    try:
+        cache.decr(counter, size)
+    except (RedisError, OSError, ValueError) as error:
+        _handle_failure(error)
 
 
 def _drop_expired_blocks(now: float) -> None:
@@ -195,24 +207,16 @@ def _drop_expired_blocks(now: float) -> None:
 def count_amount(*, group: str, value: str, amount: int, limit: int, seconds: int) -> Usage | None:
     """Count ``amount`` units of ``value`` in ``group`` in windows of ``seconds``, and return the usage.
 
-    An amount that exceeds the limit is not counted, so a later, smaller amount may still fit. Return None if Redis does
-    not respond: the amount is then not limited.
+    Units are reserved in blocks, as ``count_in_blocks`` does. An amount that exceeds the limit is not counted, so a
+    later, smaller amount may still fit. Return None if Redis does not respond: the amount is then not limited.
     """
     if not is_redis_available():
         return None
-    now = time.time()
-    name = hashlib.sha256(f"{group}{limit}|{value}".encode()).hexdigest()[:32]
-    until = int(now) - int(now) % seconds + seconds
-    key = f"amount|{name}|{until}"
+    key = f"{group}{limit}/{seconds}|{value}"
     try:
-        cache.add(key, 0, seconds + 5)
-        total = cache.incr(key, amount)
-        if total > limit:
-            cache.decr(key, amount)
-    except (RedisError, OSError, ValueError) as error:
-        _handle_failure(error)
+        return _count_in_block(key, limit, amount) or _reserve_block(key, limit, seconds, amount)
+    except NotCounted:
         return None
-    return Usage(limit, total, int(until - now) + 1)
 
 
 def remember(request: Any, usage: Usage) -> None:

@@ -57,14 +57,16 @@ _OWN = re.compile(
 )
 
 
+# One pass for all beginnings of tokens. It looks at underscores only, so it is much cheaper than five plain searches.
+_OWN_BEGINNING = re.compile(r"_(?:(?<=ogt_)|(?<=os[ek]_)|(?<=ocs_)|(?<=oh_))")
+
+
 def hide_own_tokens(text: str, hidden: str) -> str:
     """Return a text, or JSON text, with ``hidden`` in place of each token of this server.
 
     Their values are not known, since the server stores only digests, so they are recognized by their format.
     """
-    if "ogt_" in text or "ose_" in text or "osk_" in text or "ocs_" in text or "oh_" in text:
-        return _OWN.sub(hidden, text)
-    return text
+    return _OWN.sub(hidden, text) if _OWN_BEGINNING.search(text) else text
 
 
 class Redactor:

@@ -85,14 +85,14 @@ def append_fenced_together(batches: Sequence[NewEvents], *, at: datetime) -> lis
 
 
 def append_published(
-    conversation_id: UUID, events: Sequence[NewEvent], *, at: datetime
+    conversation_id: UUID, events: Sequence[NewEvent], *, at: datetime, most: int = 0
 ) -> tuple[int, int] | None:
     """Append events to an external run, which another program publishes; return the new ``last_seq`` and the epoch.
 
-    Return None and store nothing if the conversation is not an external run, or if its log already contains one of
-    the event ids.
+    Return None and store nothing if the conversation is not an external run, if its log already contains one of
+    the event ids, or if it would then have more than ``most`` events (0: any number).
     """
-    parameters = (conversation_id, len(events), at, at, *build_columns(events))
+    parameters = (conversation_id, len(events), at, most, at, *build_columns(events))
     return next(iter(_fetch_unless_repeated(PUBLISHED, parameters)), None)
 
 
@@ -206,11 +206,12 @@ FROM moved LEFT JOIN conversations_sandbox AS s ON s.id = moved.sandbox_id
 """  # noqa: S608 - constants
 
 PUBLISHED = f"""
-WITH news AS (SELECT %s::uuid AS id, %s::bigint AS count, %s::timestamptz AS at),
+WITH news AS (SELECT %s::uuid AS id, %s::bigint AS count, %s::timestamptz AS at, %s::bigint AS most),
 moved AS (
     UPDATE conversations_conversation AS c
     SET last_seq = c.last_seq + news.count, updated_at = news.at
     FROM news WHERE c.id = news.id AND c.is_external AND c.deleted_at IS NULL
+        AND (news.most = 0 OR c.last_seq + news.count <= news.most)
     RETURNING c.id, c.organization_id, c.last_seq, c.epoch, news.count AS news
 ),{_ADDED}
 SELECT last_seq, epoch FROM moved"""  # noqa: S608 - constants

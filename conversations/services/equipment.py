@@ -263,9 +263,3 @@ def set_git_author(
     # A missing author affects only later commits, so it must not make the start fail.
     with contextlib.suppress(EngineRefused, EngineUnreachable):
         client.execute(command, cwd=sandbox.workspace, timeout=30)
-
-
-def find_owner(conversation_id: UUID) -> tuple[UUID, UUID] | None:
-    """Return the ids of a conversation's creator and organization (they never change), or None if it does not exist."""
-    rows = Conversation.objects.filter(pk=conversation_id)
-    return rows.values_list("created_by_id", "organization_id").first()

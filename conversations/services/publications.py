@@ -21,6 +21,7 @@ from conversations.engine.payloads import (
 )
 from conversations.models import Conversation, Event, NewEvent
 from conversations.models.append import append_published
+from conversations.services.owners import find_owner
 from conversations.services.state import change_fields
 from lib import limits
 from lib.problems import Problem
@@ -184,13 +185,23 @@ def publish_events(
             seq += len(news)
             known = len(batch) - len(news)
             results.append(PublishedBatch(seq, conversation.epoch, len(news), known))
+        _check_length(conversation, len(fresh))
         if fresh:
             _append(conversation, fresh)
     return results
 
 
+def _check_length(conversation: Conversation, news: int) -> None:
+    most = settings.PUBLISHED_EVENTS_PER_RUN
+    if news and most and conversation.last_seq + news > most:
+        raise RunTooLong(
+            f"This run has {conversation.last_seq} events and may have at most {most}. Continue in a new run, under "
+            "another conversation id."
+        )
+
+
 def _check_amount(conversation_id: UUID, batches: Sequence[Sequence[bytes]]) -> None:
-    """Raise a ``Problem`` if events exceed one of the limits, and count their bytes for the organization."""
+    """Raise a ``Problem`` if events are too large or too many, and count their bytes for the organization."""
     sizes = [len(text) for batch in batches for text in batch]
     largest = max(sizes, default=0)
     if largest > settings.PUBLISHED_EVENT_MAX_BYTES:
@@ -200,17 +211,9 @@ def _check_amount(conversation_id: UUID, batches: Sequence[Sequence[bytes]]) -> 
         )
     if not sizes:
         return
-    fields = Conversation.objects.filter(pk=conversation_id, deleted_at=None)
-    row = fields.values_list("organization_id", "last_seq").first()
-    if row is None:
+    owner = find_owner(conversation_id)
+    if owner is None:
         raise Conversation.DoesNotExist
-    organization_id, last_seq = row
-    most = settings.PUBLISHED_EVENTS_PER_RUN
-    if most and last_seq + len(sizes) > most:
-        raise RunTooLong(
-            f"This run has {last_seq} events and may have at most {most}. Continue in a new run, under another "
-            "conversation id."
-        )
     # A row of the log costs more than the bytes of a short event.
     kilobytes = -(-sum(max(size, EVENT_COST_BYTES) for size in sizes) // 1_024)
     for limit, seconds, words in (
@@ -221,7 +224,7 @@ def _check_amount(conversation_id: UUID, batches: Sequence[Sequence[bytes]]) -> 
             continue
         usage = limits.count_amount(
             group=f"published-{words}|",
-            value=str(organization_id),
+            value=str(owner[1]),
             amount=kilobytes,
             limit=limit,
             seconds=seconds,
@@ -239,14 +242,16 @@ def _append_in_one_statement(
 ) -> list[PublishedBatch]:
     """Append batches of new events without reading the log first; return a result for each batch.
 
-    Store nothing and return an empty list if an event is a repeat or reports the agent's state.
+    Store nothing and return an empty list if an event is a repeat or reports the agent's state, or if the run would
+    become too long.
     """
     events = [event for batch in batches for event in batch]
     ids = {event.event_id for event in events}
     if not events or len(ids) < len(events) or any(is_state_update(event) for event in events):
         return []
     news = [_new_event(event) for event in events]
-    appended = append_published(conversation_id, news, at=timezone.now())
+    most = settings.PUBLISHED_EVENTS_PER_RUN
+    appended = append_published(conversation_id, news, at=timezone.now(), most=most)
     if appended is None:
         return []
     last, epoch = appended

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from accounts.services import custom_secrets
 from billing import services as billing
-from conversations.services import equipment
+from conversations.services import owners
 from lib.redaction import hide_own_tokens
 from lib.secret_finder import Finder
 from lib.secret_forms import MIN_LENGTH
@@ -16,7 +16,6 @@ HIDDEN = "<secret_hidden>"
 NO_SECRETS_SECONDS = 2.0
 """How long the result "no secrets" is cached. After a user adds a secret, a sandbox needs more time to fetch it."""
 CACHE_MAX = 10_000
-_owners: dict[UUID, tuple[UUID, UUID]] = {}
 _no_secrets_until: dict[tuple[UUID, UUID], float] = {}
 
 
@@ -34,12 +33,9 @@ def find_secrets(conversation_id: UUID) -> Finder | None:
 
     Runs database queries. The result None is cached for two seconds.
     """
-    owner = _owners.get(conversation_id) or equipment.find_owner(conversation_id)
+    owner = owners.find_owner(conversation_id)
     if owner is None:
         return None
-    if len(_owners) >= CACHE_MAX:
-        _owners.clear()
-    _owners[conversation_id] = owner
     if time.monotonic() < _no_secrets_until.get(owner, 0.0):
         return None
     values = values_to_hide(user_id=owner[0], organization_id=owner[1])
@@ -77,7 +73,7 @@ def hide_in_text(text: str, *, user_ids: Iterable[UUID], organization_id: UUID) 
 
 def clear_cache() -> None:
     """Clear the cached creators of conversations and the cached results "no secrets"."""
-    _owners.clear()
+    owners.clear_cache()
     _no_secrets_until.clear()
 
 

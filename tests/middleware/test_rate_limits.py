@@ -208,6 +208,39 @@ def test_requests_of_one_block_take_one_redis_call(rates, monkeypatch):
     assert sizes == [6, 6]
 
 
+def count_kilobytes(amount: int, limit: int) -> bool:
+    """Count an amount; return whether it fits the limit."""
+    usage = limits.count_amount(
+        group="published|", value="a team", amount=amount, limit=limit, seconds=60
+    )
+    return not usage.is_over
+
+
+def test_amounts_of_processes_that_reserve_blocks_never_exceed_the_limit(monkeypatch):
+    processes = [{}, {}]
+    counted = 0
+    for n in range(400):
+        monkeypatch.setattr(limits, "_blocks", processes[n % 7 == 0])
+        amount = n % 5 + 1
+        counted += amount * count_kilobytes(amount, limit=1_000)
+
+    assert 990 <= counted <= 1_000
+
+
+def test_amount_over_the_limit_is_not_counted_and_a_smaller_one_fits():
+    fits = [count_kilobytes(amount, limit=20) for amount in (15, 6, 30, 5, 1)]
+
+    assert fits == [True, False, False, True, False]
+
+
+def test_amounts_of_one_block_take_one_redis_call(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(cache, "incr", lambda name, size: sizes.append(size) or sum(sizes))
+
+    assert all(count_kilobytes(2, limit=2_000) for _ in range(10))
+    assert sizes == [10, 10]
+
+
 def test_routes_that_count_as_keys_and_spend_are_these():
     def list_rates(resolver, before=""):
         for pattern in resolver.url_patterns:

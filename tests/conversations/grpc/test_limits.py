@@ -122,6 +122,18 @@ def test_amount_of_published_events_is_limited_with_a_clear_error(channel, key):
     assert "at most 20 KB of events per minute. Try again in" in details
 
 
+def test_repeated_events_do_not_count_for_the_length_of_a_run(channel, key):
+    client, run = Client(channel, key), uuid4()
+    events = [build_event(n) for n in range(11)]
+    assert publish(client, *events[:10], run=run) is None
+
+    assert publish(client, *events[8:10], run=run) is None
+    code, details = publish(client, *events[9:], run=run)
+
+    assert code is EXHAUSTED
+    assert details.startswith("This run has 10 events and may have at most 10.")
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "expected"),
     [
