@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from bench import report
 from lib import open_files
 from openhands_site.operating import embedded
@@ -75,10 +77,15 @@ def _prepare(folder: str, services: embedded.Embedded) -> None:
         "SOCKET_BUFFER_BYTES": "67108864",
         "RATE_LIMITS": "off",
     }
+    # Tables of millions of rows are filled without the checks of foreign keys.
+    with psycopg.connect(services.superuser_url, autocommit=True) as connection:
+        connection.execute(f"GRANT SET ON PARAMETER session_replication_role TO {embedded.ROLE}")
     import django
+    from django.conf import settings
     from django.core.management import call_command
 
     django.setup()
+    (settings.DATA_DIR / "static").mkdir()
     call_command("migrate", verbosity=0)
 
 

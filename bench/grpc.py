@@ -111,6 +111,6 @@ def _bare(user: Any) -> float:
                 for _ in range(SIZE)
             ]
             now = timezone.now()
-            link.execute(PUBLISHED, (pk, SIZE, now, now, *build_columns(events))).fetchall()
+            link.execute(PUBLISHED, (pk, SIZE, now, 0, now, *build_columns(events))).fetchall()
             stored += SIZE
     return stored / (time.perf_counter() - started)
