@@ -38,7 +38,10 @@ def literal_address(host: str) -> Address | None:
 
 def resolve(host: str, port: int) -> list[str]:
     """Return the addresses of a host name from the system's resolver. Raise ``OSError`` if there are none."""
-    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label of the name is empty, or has more than 63 characters
+        raise OSError(f"{host[:80]!r} is not a host name") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 

@@ -280,13 +280,15 @@ HEADERS = (
     *(("X-XSRF-TOKEN", value) for value in ("", "\xff", "x" * 5_000)),
     *(("X-CSRFToken", value) for value in ("\xff", "a" * 32, "a" * 64)),
     *(("X-HTTP-Method-Override", value) for value in ("DELETE", "\xff", "__init__")),
-    *(("Content-Length", value) for value in ("-1", "x", "²".encode().decode("latin-1"), HUGE)),
     *(("Content-Disposition", value) for value in ("\xff", "attachment; filename=\xff", "attachment; filename*=utf-16''%ff", "attachment; filename*=x'", "form-data; name=")),
     *(("Last-Event-ID", value) for value in ("abc", "-1", HUGE, "\xff", "²".encode().decode("latin-1"))),
     *(("traceparent", value) for value in ("\xff", "00-0-0-00")),
     *(("Upgrade", "websocket"), ("Upgrade", "\xff"), ("Expect", "x"), ("Prefer", "respond-async; wait=\xff"), ("Sec-Fetch-Site", "\xff"), ("Mcp-Session-Id", "\xff"), ("MCP-Protocol-Version", "\xff")),
 )  # fmt: skip
-"""Headers as WSGI and ASGI servers pass them on: each character is a byte (latin-1)."""
+"""Headers as WSGI and ASGI servers pass them on: each character is a byte (latin-1).
+
+Servers refuse an odd ``Content-Length`` themselves. ``tests/odd_traffic`` sends these to a real server.
+"""
 BODIES = {
     "nothing": b"",
     "NUL": b"\0",

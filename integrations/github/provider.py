@@ -103,8 +103,11 @@ class GitHubProvider:
         """Return ``owner/name`` if the query is a full name or a repository's URL on this host, else an empty text."""
         text = query.strip()
         if "://" in text:
-            parts = urlsplit(text)
             host = urlsplit(self._client.web_url).hostname
+            try:
+                parts = urlsplit(text)
+            except ValueError:  # such as an IPv6 address without its closing bracket
+                return ""
             if (parts.hostname or "").removeprefix("www.") != host:
                 return ""
             text = "/".join(parts.path.strip("/").split("/")[:2])

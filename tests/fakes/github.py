@@ -379,7 +379,11 @@ def _branches(handler: _Handler, query: Any, body: Any, name: str) -> Any:
 def _contents(handler: _Handler, query: Any, body: Any, name: str, path: str) -> Any:
     handler.repo(name)
     place = handler.fake.folder / "work" / name / path
-    if place.is_dir():
+    try:
+        is_folder = place.is_dir()
+    except OSError as error:  # the name is too long for the disk
+        raise Refused(404, "Not Found") from error
+    if is_folder:
         rows = sorted(place.iterdir())
         return (
             200,

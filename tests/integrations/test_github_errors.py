@@ -136,6 +136,12 @@ class TestSearch:
             assert sum("/repos/octo/tool" in path for path in fake.paths()) == count
             assert sum("/search/repositories" in path for path in fake.paths()) == 1
 
+    @pytest.mark.parametrize("query", ["https://[1:1", "https://[x]/octo/tool"])
+    def test_query_that_is_no_valid_url_is_searched_by_words(self, github, fake, query):
+        github.search_repositories(query=query, per_page=5, sort="", order="")
+
+        assert ["/search/repositories" in path for path in fake.paths()] == [True]
+
     def test_search_of_an_unknown_owner_still_returns_the_exact_match(self, github, fake):
         fake.add("octo/tool")
         missing = (404, {}, {"message": "Not Found"})

@@ -181,9 +181,10 @@ class Quickstart:
         try:
             family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
             listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
-        except socket.gaierror as error:
+        except (socket.gaierror, UnicodeError) as error:
+            reason = getattr(error, "strerror", "it is not a host name")
             raise CannotStart(
-                f"{self.host} is not an address of this machine ({error.strerror}). Choose another address: "
+                f"{self.host} is not an address of this machine ({reason}). Choose another address: "
                 "make run HOST=127.0.0.1."
             ) from error
         except PermissionError as error:
