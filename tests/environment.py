@@ -111,8 +111,9 @@ def pytest_runtest_makereport(item: pytest.Item):
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Store the exit status of the run for ``tests.again``."""
-    if "PYTEST_XDIST_WORKER" not in os.environ and session.config.cache:
-        session.config.cache.set("tests/exitstatus", int(exitstatus))
+    cache = getattr(session.config, "cache", None)  # missing with `-p no:cacheprovider`
+    if "PYTEST_XDIST_WORKER" not in os.environ and cache:
+        cache.set("tests/exitstatus", int(exitstatus))
 
 
 def pytest_unconfigure() -> None:
