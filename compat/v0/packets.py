@@ -14,6 +14,8 @@ from socketio.packet import Packet
 
 from lib.api import nesting
 
+CLOSE: Final = "1"
+"""Engine.IO's packet with which a client ends its connection. Its content does not matter."""
 ENGINE_TYPES: Final = "12356"
 """Engine.IO's close, ping, pong, upgrade and noop, whose content does not matter here."""
 _PACKET: Final = re.compile(

@@ -16,7 +16,7 @@ import socketio
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import commands, handshake, log, states, translation
-from compat.v0.packets import BadPacket, PacketCheck
+from compat.v0.packets import CLOSE, BadPacket, PacketCheck
 from compat.v0.translation import Entry, Json, Links
 from conversations.realtime.access import TooManyStreams, UnpingedStream, Watcher, watching
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
@@ -101,7 +101,7 @@ class Follower:
 
     async def _close_transport(self) -> None:
         """Close the connection without a disconnect packet, so that the client reconnects and resumes."""
-        await server.eio.disconnect(self.eio_sid)
+        await _close_connection(self.eio_sid)
 
     async def _drain(self, subscription: Subscription) -> None:
         """Wait until the library has sent the queued packets.
@@ -214,6 +214,8 @@ server = socketio.AsyncServer(
 )
 _socketio_app = socketio.ASGIApp(server, socketio_path=PATH)
 _followers: dict[str, Follower] = {}
+_closing: set[asyncio.Task[None]] = set()
+"""The tasks that close connections without a conversation; the event loop holds only weak references to tasks."""
 """Followers by Socket.IO session. The web client opens two sockets per page and keeps both open."""
 
 
@@ -247,8 +249,32 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
 async def disconnect(sid: str, reason: Any = None) -> None:
     # The follower's own task may have called ``server.disconnect``. That task must not cancel itself.
     follower = _followers.pop(sid, None)
-    if follower and follower.task and follower.task is not asyncio.current_task():
+    if follower is None:
+        return
+    if follower.task and follower.task is not asyncio.current_task():
         follower.task.cancel()
+    # Engine.IO's connection stays open, so that the client could join again. It is not counted meanwhile.
+    asyncio.get_running_loop().call_later(JOIN_SECONDS, _close_unless_joined, follower.eio_sid)
+
+
+def _close_unless_joined(eio_sid: str) -> None:
+    """Close the connection of a client that has left its conversation and not joined again."""
+    if eio_sid not in server.eio.sockets:
+        return
+    if all(follower.eio_sid != eio_sid for follower in _followers.values()):
+        task = asyncio.create_task(_close_connection(eio_sid))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+
+async def _close_connection(eio_sid: str) -> None:
+    """Close a connection of Engine.IO and its socket. Safe to repeat."""
+    connection = server.eio.sockets.get(eio_sid)
+    if connection is not None:
+        await server.eio.disconnect(eio_sid)
+        # python-engineio 4 only asks the client to close the socket, and closes it itself after 45 seconds. This ends
+        # its writer, which closes the socket now.
+        await connection.queue.put(None)
 
 
 @server.on("oh_user_action")
@@ -294,7 +320,8 @@ class SocketIO:
 class _HandshakeGuard:
     """An ASGI wrapper that closes sockets that are refused, never join, or send what the library cannot read.
 
-    Close codes: 1003 for a binary frame, 1008 with a reason for a malformed packet.
+    It also closes sockets whose client ends the connection. Close codes: 1000 for the client's own end, 1003 for a
+    binary frame, 1008 with a reason for a malformed packet.
     """
 
     def __init__(self, scope: Json, receive: Receive, send: Send) -> None:
@@ -327,10 +354,14 @@ class _HandshakeGuard:
             return message
         if message.get("bytes") is not None:
             return await self._close(1003, "This server reads only text frames.")
+        text = message.get("text") or ""
         try:
-            self._packets.check(message.get("text") or "")
+            self._packets.check(text)
         except BadPacket as error:
             return await self._close(1008, str(error))
+        # python-engineio 4 ends the session after this packet, but leaves the socket open for 45 seconds, uncounted.
+        if text.startswith(CLOSE):
+            return await self._close(1000, "")
         return message
 
     async def _close(self, code: int, reason: str) -> Json:

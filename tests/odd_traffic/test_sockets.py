@@ -356,6 +356,8 @@ def v0_messages():
 def v0_cases(sockets):
     head = raw.upgrade(sockets.path("v0"), sockets.headers)
     for name, value in v0_messages():
+        if value.startswith(b"1"):  # the client closes the socket: see the test of close packets
+            continue
         yield f"first {name}", head, [frame(value), V0_MARK]
         yield name, head, [frame("40"), frame(value), V0_MARK]
     for name, values in V0_SEQUENCES.items():
@@ -425,6 +427,15 @@ async def test_odd_frames_are_ignored_or_close_the_socket_with_a_code(sockets, s
 async def test_odd_packets_of_socket_io_get_an_error_or_a_close(sockets, share):
     cases = choose([*v0_cases(sockets)], share)
     await sockets.attack_all("socket.io", cases, settle=10, until=MARK)
+
+
+@pytest.mark.parametrize("packet", ["1", "10", "1e-999", "1" + "x" * 10_000, "1\0"])
+async def test_close_packet_of_engine_io_with_any_text_ends_the_socket_as_asked(sockets, packet):
+    head = raw.upgrade(sockets.path("v0"), sockets.headers)
+
+    outcome = await raw.talk(sockets.server.port, head, [frame("40"), frame(packet), V0_MARK])
+
+    assert (outcome.code, outcome.is_ended, outcome.is_confirmed) == (1000, True, False)
 
 
 @pytest.mark.parametrize("share", SHARES)

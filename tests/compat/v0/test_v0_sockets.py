@@ -65,6 +65,14 @@ async def read_text(socket, prefix):
     return text
 
 
+async def read_close(socket):
+    """Skip frames until the server closes the socket; return its message."""
+    while (message := await socket.receive_output(10))["type"] != "websocket.close":
+        pass
+    await socket.disconnect()
+    return message
+
+
 async def read(socket):
     """Return the next ``oh_event``."""
     name, event = json.loads((await read_text(socket, "42"))[2:])
@@ -214,13 +222,42 @@ async def test_socket_that_never_joins_is_closed(conversation, alice, monkeypatc
     await asyncio.wait_for(asyncio.shield(socket.future), 15)
 
 
-async def test_revoked_keys_disconnect_the_client(conversation, alice):
+async def test_revoked_keys_disconnect_the_client_and_close_a_socket_that_it_leaves_open(
+    conversation, alice, monkeypatch
+):
+    monkeypatch.setattr(sockets, "JOIN_SECONDS", 2)
     socket, _ = await join(conversation, alice, latest_event_id=2)
     assert read_state(await read(socket)) == "loading"
 
     await sync_to_async(services.rotate_keys)(conversation_id=conversation.pk)
 
     assert await read_text(socket, "41") == "41"
+    await read_close(socket)
+
+
+@pytest.mark.parametrize("packet", ["1", "10", "1e-999", "41"])
+async def test_client_that_leaves_but_keeps_its_socket_is_closed(
+    conversation, alice, monkeypatch, packet
+):
+    monkeypatch.setattr(sockets, "JOIN_SECONDS", 2)
+    socket, _ = await join(conversation, alice, latest_event_id=2)
+
+    await socket.send_to(text_data=packet)
+
+    assert (await read_close(socket)).get("code", 1000) == 1000
+
+
+async def test_client_may_join_again_after_it_left(conversation, alice, monkeypatch):
+    monkeypatch.setattr(sockets, "JOIN_SECONDS", 1)
+    socket, _ = await join(conversation, alice, latest_event_id=2)
+
+    await socket.send_to(text_data="41")
+    await socket.send_to(text_data="40")
+
+    assert await read_text(socket, "40")
+    await asyncio.sleep(2)
+    assert not socket.future.done()
+    await socket.disconnect()
 
 
 @pytest.mark.parametrize("packet", ["x", "4[1]", "42[", '42["disconnect"]', "40", "451-[]", "b!!!"])
