@@ -214,9 +214,9 @@ server = socketio.AsyncServer(
 )
 _socketio_app = socketio.ASGIApp(server, socketio_path=PATH)
 _followers: dict[str, Follower] = {}
-_closing: set[asyncio.Task[None]] = set()
-"""The tasks that close connections without a conversation; the event loop holds only weak references to tasks."""
 """Followers by Socket.IO session. The web client opens two sockets per page and keeps both open."""
+_closing: set[asyncio.Task[None]] = set()
+"""The tasks that close connections. The event loop holds only weak references to tasks."""
 
 
 @server.event

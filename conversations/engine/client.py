@@ -1,4 +1,7 @@
-"""The HTTP client of a sandbox's engine. No other module calls the engine's HTTP API."""
+"""The HTTP client of a sandbox's engine. No other module calls the engine's HTTP API.
+
+``following`` reads the socket of its events, and ``errors`` has the exceptions of both.
+"""
 
 import contextlib
 import json
