@@ -256,6 +256,8 @@ async def test_client_may_join_again_after_it_left(conversation, alice, monkeypa
 
     assert await read_text(socket, "40")
     await asyncio.sleep(2)
+    while not socket.output_queue.empty():
+        assert socket.output_queue.get_nowait()["type"] == "websocket.send"
     assert not socket.future.done()
     await socket.disconnect()
 
