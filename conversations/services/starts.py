@@ -33,6 +33,7 @@ from conversations.sandboxes.provider import (
 )
 from conversations.services import egress, redaction
 from conversations.services.details import update_confirmation
+from conversations.services.egress_log import collect_last_decisions
 from conversations.services.engines import open_engine
 from conversations.services.equipment import (
     build_secret_sources,
@@ -401,14 +402,19 @@ def _record_failure(task: StartTask, conversation: Conversation, failure: Except
     error = _describe(failure, conversation)
     is_permanent = getattr(failure, "is_permanent", False)
     log.warning("The start of conversation %s failed: %s", conversation.pk, error)
+    is_last = is_permanent or task.attempts >= MAX_ATTEMPTS
+    if is_last:
+        # Before the failure is stored: if this worker is killed in between, the next attempt stops the sandbox.
+        _stop_sandbox_of_failed_start(conversation)
     with transaction.atomic():
         conversation = Conversation.objects.select_for_update().get(pk=conversation.pk)
-        Sandbox.objects.filter(conversation=conversation).update(
-            observed=Sandbox.Observed.FAILED, detail=error
-        )
-        if task.attempts < MAX_ATTEMPTS and not is_permanent:
+        row = Sandbox.objects.filter(conversation=conversation)
+        if not is_last:
+            # The sandbox may run, and the next attempt continues with it, so it keeps its slot.
+            row.update(detail=error)
             queue.start_conversation(conversation.pk, in_seconds=QUEUE_SECONDS * task.attempts)
             return
+        row.update(observed=Sandbox.Observed.FAILED, detail=error)
         now = timezone.now()
         task.phases.append(_entry(Phase.ERROR, started=now, finished=now, detail=error))
         _update(task, phase=Phase.ERROR, phases=task.phases, error=error, finished_at=now)
@@ -420,6 +426,20 @@ def _record_failure(task: StartTask, conversation: Conversation, failure: Except
             detail=error,
         )
         change_fields(conversation, status=Conversation.Status.FAILED, status_detail=error)
+        queue_next_start(conversation.organization_id)
+
+
+def _stop_sandbox_of_failed_start(conversation: Conversation) -> None:
+    """Stop the sandbox of a start that failed for good, if it runs, so that it uses no memory and no slot."""
+    sandbox = Sandbox.objects.get(conversation=conversation)
+    try:
+        provider = get_provider(sandbox.provider)
+        if handle := provider.find(sandbox.pk) or sandbox.handle:
+            release_connection()
+            provider.stop(handle, grace_seconds=STOP_GRACE_SECONDS)
+            collect_last_decisions(conversation_id=conversation.pk)
+    except (Problem, OSError) as error:
+        log.warning("The sandbox of conversation %s was not stopped: %s", conversation.pk, error)
 
 
 def _describe(error: Exception, conversation: Conversation) -> str:

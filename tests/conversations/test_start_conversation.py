@@ -1,5 +1,6 @@
 import shlex
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -204,6 +205,35 @@ def test_failed_clone_fails_the_conversation_after_three_attempts(alice, sandbox
     assert "fatal: repository not found" in conversation.status_detail
     assert conversation.events.filter(kind="SandboxNotice").count() == 1
     assert conversation.outgoing_messages.get().status == "pending"
+
+
+def test_sandbox_of_a_start_that_failed_for_good_is_stopped_and_its_slot_is_given_away(
+    alice, sandboxes, engine, settings
+):
+    settings.SANDBOX_MAX_RUNNING = 1
+    failed = {"exit_code": 128, "stdout": "", "stderr": "fatal: repository not found"}
+    engine.answers["POST /api/bash/execute_bash_command"] = (200, failed)
+    repository = {"provider": "github", "full_name": "octo/none"}
+    first = services.create_conversation(user=alice, repository=repository)
+    second = services.create_conversation(user=alice)
+    start(first)
+    start(second)
+    assert second.start_tasks.get().queue_position == 1
+    jobs = ProcrastinateJob.objects.filter(args={"conversation_id": str(second.pk)}, status="todo")
+    jobs.update(scheduled_at=timezone.now() + timedelta(hours=1))
+    assert read_state(first, sandboxes) == State.RUNNING
+    start(first)
+    start(first)
+
+    assert read_state(first, sandboxes) == State.STOPPED
+    assert first.status == "failed"
+    assert jobs.filter(scheduled_at=None).exists()
+    start(second)
+    assert second.status == "running"
+
+
+def read_state(conversation, sandboxes):
+    return sandboxes.inspect(Sandbox.objects.get(conversation=conversation).handle).state
 
 
 def test_resume_retries_a_failed_start(conversation, sandboxes, monkeypatch):
