@@ -1,4 +1,4 @@
-"""What administrators have answered on the setup checklist."""
+"""The answers of administrators on the setup checklist."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""What a check finds, and the description of a check."""
+"""The finding of a check, and the description of a check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

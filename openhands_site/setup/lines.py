@@ -1,6 +1,7 @@
 """Lines for a terminal on the server's machine or for its settings file, complete enough to be copied."""
 
 import importlib.util
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -27,12 +28,21 @@ def copy_keys() -> str:
 
 
 def dump_database() -> str:
-    """Return the line that writes the whole database to a file in PostgreSQL's custom format."""
-    file = settings.DATA_DIR / "server.env"
-    dump = f'{_quote(_pg_dump())} -Fc -f {BACKUP_PLACE}/agents.dump "$DATABASE_URL"'
-    # A file without the URL would make pg_dump connect to a database of another name.
-    is_in_file = file.is_file() and "\nDATABASE_URL=" in file.read_text()
-    return f"(. {_quote(file)} && {dump})" if is_in_file else dump
+    """Return the line that writes the whole database to a file in PostgreSQL's custom format.
+
+    The URL of the database is read from the settings file that sets it, so that no password is shown. If it comes from
+    the environment, the line fails in a shell without it, instead of connecting to another database.
+    """
+    files = (settings.BASE_DIR / ".env", settings.DATA_DIR / "server.env")
+    source = next((file for file in files if _sets_database(file)), None)
+    read = f". {_quote(source)} && " if source else ""
+    dump = f'{_quote(_pg_dump())} -Fc -f {BACKUP_PLACE}/agents.dump "${{DATABASE_URL:?}}"'
+    # The file contains what users wrote, so that only its owner may read it.
+    return f"(umask 077 && {read}{dump})"
+
+
+def _sets_database(file: Path) -> bool:
+    return file.is_file() and bool(re.search(r"^DATABASE_URL=", file.read_text(), re.MULTILINE))
 
 
 def settings_file() -> str:

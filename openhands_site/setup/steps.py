@@ -13,7 +13,7 @@ from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import provider_tokens, second_factor, setup_marks
 from billing import services as billing
 from integrations import registry
-from openhands_site.doctor.findings import Check
+from openhands_site.doctor.findings import FAILED, Check
 from openhands_site.doctor.latest import Report
 from openhands_site.doctor.security import is_local
 from openhands_site.setup import lines
@@ -227,7 +227,8 @@ def _address() -> Step:
         lines=(
             Line(
                 "PUBLIC_URL=https://agents.example.com",
-                f"Put a proxy with TLS in front, add its address to {lines.settings_file()}, and restart",
+                f"Put a proxy with TLS in front (docs/operators.md, “Behind a proxy”), add its address to "
+                f"{lines.settings_file()}, and restart",
             ),
         ),
     )
@@ -259,14 +260,25 @@ def _doctor(report: Report | None) -> Step:
         for check in (report.checks if report else ())
         if check.needs_action and check.id not in NO_WARNINGS
     )
-    number = len(warned)
     return Step(
         id="doctor",
-        title=f"Look at {number} warning{'' if number == 1 else 's'}"
-        if warned
-        else "Check the server",
+        title=_count(warned) or "Check the server",
         reason=f"Found when the server checked itself: {', '.join(one.check.name for one in warned)}.",
         is_done=report is not None and not warned,
         warnings=warned,
         is_checking=report is None,
     )
+
+
+def _count(warned: tuple[Warned, ...]) -> str:
+    """Return words such as ``Fix 1 problem, look at 2 warnings``, or "" if there is nothing."""
+    problems = sum(one.check.state == FAILED for one in warned)
+    parts = [
+        f"{verb} {number} {noun}{'' if number == 1 else 's'}"
+        for verb, number, noun in (
+            ("fix", problems, "problem"),
+            ("look at", len(warned) - problems, "warning"),
+        )
+        if number
+    ]
+    return ", ".join(parts).capitalize()

@@ -216,7 +216,7 @@ def test_warnings_of_doctor_are_listed_with_their_remedy_and_the_line_to_copy(si
 
     text = site.get(PAGE).content.decode()
 
-    assert "Look at 2 warnings" in text
+    assert "Fix 1 problem, look at 1 warning" in text
     assert "The engine is missing." in text
     assert "Run <code>manage.py x</code>." in text
     assert "manage.py install_engine</code>" in text
@@ -249,6 +249,17 @@ def test_line_for_a_terminal_runs_from_any_folder(tmp_path, settings):
     dump = lines.dump_database().replace(str(lines._pg_dump()), "echo")
     shown = subprocess.run(["sh", "-c", dump], capture_output=True, text=True, check=True).stdout
     assert shown == "-Fc -f /path/to/backup/agents.dump postgresql://x\n"
+
+
+def test_dump_fails_in_a_shell_without_the_address_of_the_database(tmp_path, settings):
+    settings.BASE_DIR = settings.DATA_DIR = tmp_path
+    dump = lines.dump_database().replace(str(lines._pg_dump()), "echo")
+
+    done = subprocess.run(["sh", "-c", dump], env={}, capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0
+    assert "DATABASE_URL" in done.stderr
+    assert done.stdout == ""
 
 
 # --- Who sees it, and where --------------------------------------------------------
@@ -394,7 +405,9 @@ def test_server_runs_the_checks_of_doctor_and_leaves_its_environment_alone(setti
 @pytest.mark.browser
 @pytest.mark.timeout(240)
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize(
+    ("scheme", "width"), [("light", 1280), pytest.param("dark", 390, marks=pytest.mark.slow)]
+)
 def test_card_completes_itself_and_works_by_keyboard(live_server, client, root, scheme, width):
     client.force_login(root)
     cookie = client.cookies[django_settings.SESSION_COOKIE_NAME].value
@@ -419,7 +432,7 @@ def test_card_completes_itself_and_works_by_keyboard(live_server, client, root, 
 
         # The card is fetched again when the checks have run. This server is not at PUBLIC_URL, which doctor reports.
         expect(doctor).to_contain_text("warning", timeout=30_000)
-        expect(page.locator("[data-setup-status]")).to_contain_text("Look at")
+        expect(page.locator("[data-setup-status]")).to_contain_text("ook at")
         doctor.locator("summary").press("Enter")
         expect(doctor.get_by_text("agents are not isolated", exact=False)).to_be_visible()
         backup = card.locator('[data-step="backup"]')
