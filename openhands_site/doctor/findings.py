@@ -10,9 +10,11 @@ OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 class Finding:
     """The result of one check, without the name of the check.
 
-    ``sentence`` says what was found, and ``remedy`` says what to do about it. ``command`` contains the arguments of the
-    ``manage.py`` command that the remedy names, and ``page`` the name of the URL of the page where the remedy is done
-    or the cause is shown. All three are empty if there is nothing to do, or nothing of this kind.
+    ``sentence`` says what was found, and ``remedy`` says what to do about it. If nothing is wrong, the remedy is an
+    offer, such as to use a model server that was found. ``command`` contains the arguments of the ``manage.py`` command
+    that the remedy names, and ``page`` the name of the URL of the page where the remedy is done or the cause is shown.
+    They are empty if there is nothing of this kind. ``ends_alone`` marks a warning that needs nobody, such as an
+    installation in progress.
     """
 
     state: str
@@ -20,16 +22,24 @@ class Finding:
     remedy: str = ""
     command: str = ""
     page: str = ""
+    ends_alone: bool = False
 
 
-def ok(sentence: str) -> Finding:
-    """Return the finding that nothing has to be done."""
-    return Finding(OK, sentence)
+def ok(sentence: str, offer: str = "", *, page: str = "") -> Finding:
+    """Return the finding that nothing has to be done. ``offer`` says what somebody may do."""
+    return Finding(OK, sentence, offer, page=page)
 
 
-def warning(sentence: str, remedy: str = "", *, command: str = "", page: str = "") -> Finding:
-    """Return the finding that the server works, but somebody should act."""
-    return Finding(WARNING, sentence, remedy, command, page)
+def warning(
+    sentence: str,
+    remedy: str = "",
+    *,
+    command: str = "",
+    page: str = "",
+    ends_alone: bool = False,
+) -> Finding:
+    """Return the finding that the server works, but somebody should act, or wait."""
+    return Finding(WARNING, sentence, remedy, command, page, ends_alone)
 
 
 def failed(sentence: str, remedy: str = "", *, command: str = "", page: str = "") -> Finding:
@@ -71,4 +81,5 @@ class Check:
 
     @property
     def needs_action(self) -> bool:
-        return self.state in (WARNING, FAILED)
+        """Whether an administrator should do something."""
+        return self.state in (WARNING, FAILED) and not self.finding.ends_alone

@@ -95,7 +95,7 @@ def engine() -> Finding:
     if status.is_ready:
         return ok(status.detail)
     if status.state == "installing":
-        return warning(status.detail)
+        return warning(status.detail, ends_alone=True)
     return failed(
         f"{status.detail} Agents cannot start without it.",
         "Run `manage.py install_engine`.",

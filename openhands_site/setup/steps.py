@@ -13,7 +13,7 @@ from accounts.roles import ROLE_PERMISSIONS
 from accounts.services import provider_tokens, second_factor, setup_marks
 from billing import services as billing
 from integrations import registry
-from openhands_site.doctor.findings import FAILED, Check
+from openhands_site.doctor.findings import FAILED, OK, Check
 from openhands_site.doctor.latest import Report
 from openhands_site.doctor.security import is_local
 from openhands_site.setup import lines
@@ -21,7 +21,7 @@ from openhands_site.setup import lines
 NAMES = {"github": "GitHub", "gitlab": "GitLab", "bitbucket": "Bitbucket"}
 """The Git hosts as their makers write them."""
 FOUND_BY = {"model": "model-servers"}
-"""By the id of a step: the check whose sentence is a hint for the step, such as model servers on this machine."""
+"""By the id of a step: the check that may offer something for the step, such as model servers on this machine."""
 NO_WARNINGS = ("https", "administrator")
 """Checks that have a step of their own, or that cannot fail while an administrator looks at the page."""
 
@@ -134,7 +134,7 @@ def _steps(user: User, marks: list[SetupMark], report: Report | None) -> tuple[S
 
 
 def _model(user: User, report: Report | None) -> Step:
-    found = report.find(FOUND_BY["model"]) if report else None
+    offer = report.find(FOUND_BY["model"]) if report else None
     return Step(
         id="model",
         title="Connect a model",
@@ -142,7 +142,7 @@ def _model(user: User, report: Report | None) -> Step:
         is_done=billing.has_own_or_lent_model(user_id=user.pk),
         page=reverse("settings-model"),
         action="Connect",
-        hint=found.detail if found and not found.needs_action else "",
+        hint=offer.detail if offer and offer.state == OK and offer.finding.remedy else "",
     )
 
 

@@ -1,7 +1,5 @@
 // The setup checklist on the home page: fetch it again once the server has run its checks.
 
-import { humanise } from "./common.js";
-
 const slot = document.querySelector("[data-setup][data-checking]");
 const status = document.querySelector("[data-setup-status]");
 
@@ -23,7 +21,6 @@ async function complete() {
     slot.replaceChildren(...page.body.childNodes);
     for (const button of slot.querySelectorAll("[data-copy]")) button.hidden = false;
     for (const selector of open) slot.querySelector(selector)?.setAttribute("open", "");
-    humanise(slot);
     if (focused) slot.querySelector(focused)?.focus({ preventScroll: true });
     const title = slot.querySelector('[data-step="doctor"] .step-title')?.textContent;
     status.textContent = title ? `Set up this server: ${title}.` : "";

@@ -226,12 +226,23 @@ def test_warnings_of_doctor_are_listed_with_their_remedy_and_the_line_to_copy(si
     assert "PostgreSQL 18" not in text
 
 
-def test_sentence_about_model_servers_is_a_hint_of_the_step(root):
-    report = report_of(model_servers=ok("Ollama answers at 127.0.0.1:11434."))
+def test_offer_of_the_check_of_model_servers_is_a_hint_of_the_step(root):
+    offer = ok("Ollama at 127.0.0.1:11434, not used.", "Use one under Settings, Model.")
+    for finding, hint in (
+        (offer, "Ollama at 127.0.0.1:11434, not used. Use one under Settings, Model."),
+        (ok("none on this machine"), ""),
+    ):
+        checklist = build_checklist(root, report_of(model_servers=finding))
 
-    [step] = [step for step in build_checklist(root, report).steps if step.id == "model"]
+        [step] = [step for step in checklist.steps if step.id == "model"]
+        assert step.hint == hint
+        assert states(root, checklist.report)["doctor"]
 
-    assert step.hint == "Ollama answers at 127.0.0.1:11434."
+
+def test_warning_that_ends_alone_keeps_nobody_busy(root):
+    report = report_of(engine=warning("The engine is being installed.", ends_alone=True))
+
+    assert states(root, report)["doctor"]
 
 
 def test_line_for_a_terminal_runs_from_any_folder(tmp_path, settings):
