@@ -15,6 +15,13 @@ register = template.Library()
 
 
 @register.filter
+def sentence_case(text: str) -> str:
+    """Return a text that begins with a capital letter, unless it begins with an address, a name or a number."""
+    first = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if first.isalpha() else text
+
+
+@register.filter
 def code_marks(text: str) -> SafeString:
     """Return a text as HTML, with the parts between backquotes as code."""
     parts = text.split("`")

@@ -210,17 +210,21 @@ def test_warnings_of_doctor_are_listed_with_their_remedy_and_the_line_to_copy(si
         database=ok("PostgreSQL 18"),
         engine=failed("The engine is missing.", "Run `manage.py x`.", command="install_engine"),
         space=warning("90 MB <free>.", "Free some space.", page="nodes"),
+        server=warning("http://x.example does not respond."),
+        tmux=warning("not found."),
         https=warning("has a step of its own"),
     )
     cache(monkeypatch, report)
 
     text = site.get(PAGE).content.decode()
 
-    assert "Fix 1 problem, look at 1 warning" in text
+    assert "Fix 1 problem, look at 3 warnings" in text
     assert "The engine is missing." in text
     assert "Run <code>manage.py x</code>." in text
     assert "manage.py install_engine</code>" in text
     assert "90 MB &lt;free&gt;." in text
+    assert "<p>http://x.example does not respond.</p>" in text
+    assert "<p>Not found.</p>" in text
     assert 'href="/admin/nodes"' in text
     assert "has a step of its own" not in text
     assert "PostgreSQL 18" not in text
