@@ -73,6 +73,18 @@ def may_operate(user: Any, permission: str) -> bool:
     return bool(is_staff and has_scope and user.has_perm(OPERATING[permission]))
 
 
+def is_administrator(user: Any) -> bool:
+    """Return whether a user administers the whole installation, as the first administrator does.
+
+    Staff with single permissions do not count, and neither does a request with an API key.
+    """
+    if not user.is_authenticated:
+        return False
+    has_key = user.key_scopes is not None or user.bound_organization_id is not None
+    is_superuser = user.is_active and user.is_staff and user.is_superuser
+    return bool(is_superuser and not has_key)
+
+
 def require(user: Any, organization_id: UUID, permission: str) -> None:
     """Raise ``MissingPermission`` if a user lacks a permission in an organization.
 

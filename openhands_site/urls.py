@@ -11,6 +11,7 @@ from conversations.api.v1 import urls as conversations_api
 from integrations.api.v1 import urls as integrations_api
 from openhands_site import openapi, views
 from openhands_site.operating import node_views
+from openhands_site.setup import pages as setup_pages
 
 # Django tries patterns in order, so the most frequent routes come first.
 api_v1 = [
@@ -30,6 +31,7 @@ _patterns = [
     path("alive", views.alive, name="alive"),
     path("ready", views.ready, name="ready"),
     path("metrics", views.metrics, name="metrics"),
+    path("settings/setup", setup_pages.setup, name="setup-checklist"),
     path("api/llm/v1/", include("billing.gateway.urls")),
     path("", include("compat.urls")),
     path("", include("accounts.web.urls")),

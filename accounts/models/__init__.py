@@ -42,6 +42,7 @@ from accounts.models.settings import (
     ProviderTokenQuerySet,
     UserSettings,
 )
+from accounts.models.setup import SetupMark
 
 __all__ = [
     "ApiKey",
@@ -75,6 +76,7 @@ __all__ = [
     "ServiceAccount",
     "ServiceAccountQuerySet",
     "SetupLink",
+    "SetupMark",
     "SpentToken",
     "TermsAcceptance",
     "User",

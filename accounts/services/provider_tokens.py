@@ -4,6 +4,7 @@ This module does not call Git hosts; ``integrations`` checks whether a token wor
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -53,6 +54,11 @@ class Credential:
     provider: str
     host: str
     token: str
+
+
+def has_provider_token(*, user_id: UUID, providers: Iterable[str]) -> bool:
+    """Return whether a user has connected one of the Git hosts in any organization."""
+    return ProviderToken.objects.filter(user_id=user_id, provider__in=providers).exists()
 
 
 @transaction.atomic

@@ -26,6 +26,7 @@ from billing.services.model_access import (
     get_model_access,
     get_model_name,
     get_token_access,
+    has_own_or_lent_model,
     keys_to_hide,
     save_model_access,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "get_model_name",
     "get_token_access",
     "get_usage",
+    "has_own_or_lent_model",
     "issue_gateway_token",
     "keys_to_hide",
     "record_call",

@@ -56,6 +56,12 @@ def get_model_access(*, organization_id: UUID, user_id: UUID | None) -> ModelAcc
     return rows.filter(user_id=user_id).first() if user_id else rows.filter(user=None).first()
 
 
+def has_own_or_lent_model(*, user_id: UUID) -> bool:
+    """Return whether a user, or one of the user's organizations, has connected a model."""
+    rows = ModelAccess.objects.filter(Q(user_id=user_id) | Q(user=None))
+    return rows.filter(organization__memberships__user_id=user_id).exists()
+
+
 def get_lent_access(*, organization_id: UUID, user_id: UUID) -> ModelAccess | None:
     """Return the model access that an organization lends to a conversation of a user; None means the demo model.
 

@@ -10,7 +10,7 @@ from accounts.services.second_factor import begin_second_factor
 from billing import services as billing
 from billing.models import ModelAccess
 from lib import crypto, resealing
-from openhands_site.management.commands import doctor
+from openhands_site import doctor
 from tests.accounts.second_factor import PASSWORD, enrol
 
 SEALED = [b"", b"\x03old" + b"x" * 40, b"\xff" * 60]

@@ -5,6 +5,7 @@ A route without a row fails the build, and so does a row without a route. The va
 
 - ``public``: every client;
 - ``signed-in``: every user with a session; the page shows only rows of ``visible_to``;
+- ``administrator``: a signed-in superuser; for everybody else the page does not exist;
 - ``staff``: the admin site, which also checks Django's permission of each model;
 - ``gateway-token``: the short-lived token of one conversation;
 - ``metrics-token``: the holder of ``METRICS_TOKEN``;
@@ -290,6 +291,8 @@ POLICY: dict[str, str] = {
     "GET /setup/{token}": "setup-token",
     "POST /setup/{token}": "setup-token",
     "ANY /settings": "signed-in",
+    "GET /settings/setup": "administrator",
+    "POST /settings/setup": "administrator",
     "GET /settings/second-factor": "signed-in",
     "POST /settings/second-factor": "signed-in",
     "GET /settings/agent": "signed-in",
@@ -324,5 +327,5 @@ POLICY: dict[str, str] = {
 }
 WORDS = {
     *("public", "signed-in", "staff", "gateway-token", "metrics-token", "setup-token"),
-    *("logout-token", "share-link"),
+    *("logout-token", "share-link", "administrator"),
 }

@@ -30,6 +30,7 @@ GLOBAL = {
     "accounts.EmailChange",
     "accounts.SecondFactor",
     "accounts.RecoveryCode",
+    "accounts.SetupMark",
     "accounts.SpentToken",  # a digest and a time, without an owner
     "accounts.AuditEntry",  # outlives its organization; the chain has the organization's id
     "accounts.AuditHead",

@@ -90,6 +90,18 @@ def test_signed_in_page_redirects_anonymous_users_to_the_sign_in_page(client, db
     assert response.headers["Location"].startswith("/sign-in?next=")
 
 
+@pytest.mark.parametrize("row", [row for row in POLICY if POLICY[row] == "administrator"])
+def test_page_of_administrators_exists_for_nobody_else(client, db, row):
+    method, path = row.split(" ", 1)
+
+    response = client.generic(method, path)
+    assert response.status_code == 302
+    assert response.headers["Location"].startswith("/sign-in?next=")
+    for user in (UserFactory(), UserFactory(is_staff=True)):
+        client.force_login(user)
+        assert client.generic(method, path).status_code == 404
+
+
 @pytest.mark.parametrize("row", [row for row in POLICY if row.endswith("/{token}")])
 def test_page_with_an_unknown_token_is_not_found(client, db, row):
     method, path = row.split(" ", 1)

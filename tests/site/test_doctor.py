@@ -15,7 +15,7 @@ from django.core.management import call_command
 
 from conversations.sandboxes.bubblewrap import support
 from lib import env, reachability
-from openhands_site.management.commands import doctor
+from openhands_site import doctor
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +147,7 @@ def test_failed_check_is_in_the_json_report_and_exits_with_1(settings):
     report = json.loads(out.getvalue())
     assert exited.value.code == 1
     assert report["ok"] is False
-    assert {"name", "state", "detail"} == set(report["checks"][0])
+    assert {"id", "name", "state", "detail"} == set(report["checks"][0])
 
 
 def test_missing_setting_is_named_without_a_traceback(settings, tmp_path):

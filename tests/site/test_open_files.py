@@ -20,7 +20,7 @@ from django.conf import settings as django_settings
 from accounts import services as accounts
 from lib import nodes, open_files
 from lib.open_files import Room
-from openhands_site.management.commands import doctor
+from openhands_site.doctor import machine
 from tests.factories.conversations import ConversationFactory
 from tests.fakes.processes import RUN_WEB, webs
 
@@ -151,14 +151,16 @@ def test_low_limit_is_a_warning_of_doctor_and_of_the_list_of_nodes(caplog):
     assert any("may have only 1,024 files open" in text for text in low.warnings)
     code = (
         "import os; os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'openhands_site.settings');"
-        "from openhands_site.management.commands import doctor; print(doctor._open_files())"
+        "from openhands_site.doctor import machine; print(machine.open_files())"
     )
     command = in_shell("-Sn 1024; ulimit -Hn 1024", sys.executable, "-c", code)
     done = subprocess.run(
         command, cwd=django_settings.BASE_DIR, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("('warning', 'A process may have only 1,024 files open")
-    assert doctor._open_files()[0] in (doctor.OK, doctor.WARNING)
+    assert done.stdout.startswith(
+        "Finding(state='warning', sentence='A process may have only 1,024 files open"
+    )
+    assert machine.open_files().state in ("ok", "warning")
 
 
 # --- A real server ----------------------------------------------------------------

@@ -7,7 +7,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 
-from openhands_site.management.commands import doctor
+from openhands_site import doctor
 from openhands_site.operating import tables
 
 SQUASHED = (
