@@ -403,7 +403,40 @@ def _private_hosts() -> Result:
         return WARNING, sentence
     if settings.UPSTREAM_ALLOW_PRIVATE == url_guard.SINGLE_USER:
         return OK, "allowed, because not more than one person has an account"
+    if settings.UPSTREAM_ALLOW_PRIVATE == url_guard.ALLOWED:
+        return OK, "only model servers on this machine that an administrator has allowed"
     return OK, "allowed for every user" if settings.UPSTREAM_ALLOW_PRIVATE else "not allowed"
+
+
+def _model_servers() -> Result:
+    from django.conf import settings
+
+    from billing import services
+    from billing.gateway import local_servers
+
+    ports = local_servers.list_ports()
+    if not ports:
+        return OK, "not looked for, because MODEL_SERVER_PORTS is none"
+    found = local_servers.search(ports)
+    if not found:
+        return OK, f"none on this machine at the ports {', '.join(map(str, ports))}"
+    uses = services.count_local_uses()
+    parts = []
+    for server in found:
+        models = f"{len(server.models)} model{'' if len(server.models) == 1 else 's'}"
+        parts.append(
+            f"{server.name} at {server.address} with {models}, {_describe_uses(uses[server.port])}"
+        )
+    advice = "Use one under Settings, Model."
+    if settings.UPSTREAM_ALLOW_PRIVATE is False:
+        advice = "They are not called, because UPSTREAM_ALLOW_PRIVATE is false."
+    is_unused = not any(uses[server.port] for server in found)
+    return OK, "; ".join(parts) + (f". {advice}" if is_unused else "")
+
+
+def _describe_uses(count: int) -> str:
+    """Return by how many users and organizations a model server is used."""
+    return f"set in {count} model setting{'' if count == 1 else 's'}" if count else "not used"
 
 
 def _sandbox() -> Result:
@@ -463,10 +496,12 @@ CHECKS: tuple[Probe, ...] = (
     _debug,
     _https,
     _private_hosts,
+    _model_servers,
     _sandbox,
     _administrator,
 )
 NEED_DATABASE = {
-    *(_migrations, _clock, _server, _stored_secrets, _private_hosts, _administrator),
+    *(_migrations, _clock, _server, _stored_secrets, _private_hosts, _model_servers),
+    _administrator,
 }
 """The checks that are skipped if the database cannot be reached."""
