@@ -146,7 +146,7 @@ def _ollama_models(answers: Answers) -> tuple[FoundModel, ...]:
 
 def _lm_studio_models(answers: Answers) -> tuple[FoundModel, ...] | None:
     rows = _rows(answers.get("/api/v0/models"), "data")
-    if rows is None or any("type" not in row or "state" not in row for row in rows):
+    if not rows or any("type" not in row or "state" not in row for row in rows):
         return None
     found = []
     for row in rows:
