@@ -128,7 +128,7 @@ def private_addresses(name: str, default: Any = REQUIRED) -> bool | str:
     return _read(name, default, parse, "true, false, single-user or allowed")
 
 
-def ports(name: str, default: list[int]) -> list[int]:
+def ports(name: str, default: Any = REQUIRED) -> list[int]:
     """Read port numbers separated by commas. The word ``none`` stands for an empty list."""
 
     def parse(value: str) -> list[int]:

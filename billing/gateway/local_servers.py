@@ -32,7 +32,7 @@ TOTAL_SECONDS = 0.9
 ANSWER_BYTES = 1_048_576
 CACHED_SECONDS = 60
 """How long a result is used again."""
-PAUSE_SECONDS = 5
+PAUSE_SECONDS = 1
 """The minimum time between two searches, also if somebody asks for a new one."""
 CONTEXT_MIN = 64_000
 """The context in tokens that Ollama's documentation recommends for agents (``docs/context-length.mdx``)."""
