@@ -267,7 +267,10 @@ def test_checks_that_wait_run_at_the_same_time_and_end_within_ten_seconds(settin
     assert checks["Database"].state == checks["Redis"].state == "failed"
     assert "does not answer within 3 s" in checks["Database"].detail
     assert "does not answer within 3 s" in checks["Redis"].detail
-    assert "Server, Stored secrets, Private hosts, Model servers, Administrator" in checks["Not checked"].detail
+    assert (
+        "Server, Stored secrets, Private hosts, Model servers, Administrator"
+        in checks["Not checked"].detail
+    )
 
 
 class TestWithoutSettings:
