@@ -38,6 +38,7 @@ from billing.services.model_servers import (
     find_reach_of,
     list_allowed_servers,
     may_manage_servers,
+    may_set,
 )
 from billing.services.usage import CallTotals, get_usage, record_call, totals_of_calls
 
@@ -73,6 +74,7 @@ __all__ = [
     "keys_to_hide",
     "list_allowed_servers",
     "may_manage_servers",
+    "may_set",
     "record_call",
     "revoke_gateway_tokens",
     "save_model_access",

@@ -73,6 +73,15 @@ def find_reach(*, base_url: str, user: User | None) -> str | None:
     return url_guard.LOOPBACK if is_allowed else None
 
 
+def may_set(user: User, base_url: str) -> bool:
+    """Return whether ``save_model_access`` accepts the URL of a model server from a user."""
+    try:
+        url_guard.check_url(base_url, allow_private=find_reach(base_url=base_url, user=user))
+    except url_guard.UnsafeUrl:
+        return False
+    return True
+
+
 def find_reach_of(access: ModelAccess) -> str | None:
     """Return ``find_reach`` for stored model access."""
     # The user is read only if the server is on this machine.
