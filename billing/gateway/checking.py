@@ -12,8 +12,10 @@ from billing.gateway.refusals import UpstreamRefused
 from billing.gateway.usage_reports import UsageReport
 from billing.models import ModelAccess
 from lib.problems import Problem
+from lib.threads import DatabaseThreads
 
 Json = dict[str, Any]
+threads = DatabaseThreads("checking", 4)
 CHECK_SECONDS = 60.0
 """The maximum duration of one call of the test."""
 TOOL = "report_result"
@@ -79,7 +81,7 @@ async def _check(access: ModelAccess) -> CheckResult:
                 f"Its message: {failure.message}"
             ) from failure
         # It asks for the list of models, and for a server on this machine the database.
-        raise await upstream.threads.run(_explain, access, failure) from failure
+        raise await threads.run(_explain, access, failure) from failure
     milliseconds = round((time.monotonic() - started) * 1000)
     try:
         await _call(access, is_stream=False, has_tools=False)

@@ -30,9 +30,8 @@ DETAIL_PATHS = {
 MODELS_MAX = 200
 EMBEDDING_FAMILIES = frozenset(("bert", "nomic-bert", "nomic-bert-moe", "xlm-roberta"))
 """Ollama's families of models that only compute embeddings."""
-_EMBEDDING_NAME = re.compile(
-    r"(?:^|[-_/:.])(?:embed|embedding|embeddings|rerank|reranker)(?:$|[-_/:.])"
-)
+_EMBEDDING_NAME = re.compile(r"(?:^|[-_/:.])embed(?:ding|dings)?(?:$|[-_/:.])")
+_RANKING_NAME = re.compile(r"(?:^|[-_/:.])rerank(?:er)?(?:$|[-_/:.])")
 _VERSION = re.compile(r"v?\d[\w.+-]{0,30}")
 Answers = Mapping[str, Any]
 """The parsed JSON of answers, by path. A path without a usable answer is absent."""
@@ -44,13 +43,15 @@ class FoundModel:
 
     ``parameters`` is the number of parameters as the server writes it, such as "30.5B". ``size`` is in bytes.
     ``context`` is the number of tokens of its context, as loaded now. All three are empty or 0 if the server does not
-    tell them. ``unfit`` says why agents cannot use the model, and is empty if nothing speaks against it.
+    tell them. ``remote`` is the host on which the server runs the model if that is another one (Ollama's cloud models).
+    ``unfit`` says why agents cannot use the model, and is empty if nothing speaks against it.
     """
 
     name: str
     parameters: str = ""
     size: int = 0
     context: int = 0
+    remote: str = ""
     unfit: str = ""
 
     @property
@@ -59,7 +60,9 @@ class FoundModel:
         parameters = f"{self.parameters} parameters" if self.parameters else ""
         size = f"{self.size / 1e9:.1f} GB" if self.size >= 1e9 else f"{self.size / 1e6:.0f} MB"
         context = f"context of {self.context:,} tokens" if self.context else ""
-        return " · ".join(part for part in (parameters, self.size and size, context) if part)
+        place = f"runs at {self.remote}, not on this machine" if self.remote else ""
+        size = size if self.size and not self.remote else ""
+        return " · ".join(part for part in (parameters, size, context, place) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ def _ollama_models(answers: Answers) -> tuple[FoundModel, ...]:
                 _short(details.get("parameter_size")),
                 _number(row.get("size")),
                 loaded.get(name, 0),
+                _host(row.get("remote_host")),
                 unfit or _judge_name(name),
             )
         )
@@ -176,6 +180,8 @@ def _judge_capabilities(capabilities: list[Any]) -> str:
 
 
 def _judge_name(name: str) -> str:
+    if _RANKING_NAME.search(name.lower()):
+        return "It only ranks texts."
     return _EMBEDS if _EMBEDDING_NAME.search(name.lower()) else ""
 
 
@@ -206,6 +212,15 @@ def _version(answer: Any) -> str:
 
 def _short(value: Any) -> str:
     return value if isinstance(value, str) and value.isprintable() and len(value) <= 20 else ""
+
+
+def _host(value: Any) -> str:
+    match = (
+        re.fullmatch(r"(?:https?://)?([\w.-]{1,100})(?::\d+)?/?", value)
+        if isinstance(value, str)
+        else None
+    )
+    return match[1] if match else ""
 
 
 def _number(value: Any) -> int:

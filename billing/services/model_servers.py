@@ -84,8 +84,8 @@ def may_set(user: User, base_url: str) -> bool:
 
 def find_reach_of(access: ModelAccess) -> str | None:
     """Return ``find_reach`` for stored model access."""
-    # The user is read only if the server is on this machine.
-    if url_guard.loopback_port(access.base_url) is None:
+    # The user is read from the database only if it matters.
+    if url_guard.loopback_port(access.base_url) is None or not url_guard.is_by_permission():
         return None
     return find_reach(base_url=access.base_url, user=access.user)
 

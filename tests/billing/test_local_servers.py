@@ -187,6 +187,29 @@ def test_ollama_is_recognized_and_embedding_models_are_marked():
     assert found.models[0].facts == "30.5B parameters · 18.6 GB"
 
 
+def test_model_that_ollama_runs_elsewhere_is_marked():
+    remote = {"remote_model": "gpt-oss:120b", "remote_host": "https://ollama.com:443", "size": 384}
+    with FakeOllama() as ollama:
+        ollama.library = [ollama.library[0] | remote | {"name": "gpt-oss:120b-cloud"}]
+        ((model,),) = [found.models for found in local_servers.search([ollama.port])]
+
+    assert model.facts == "30.5B parameters · runs at ollama.com, not on this machine"
+
+
+@pytest.mark.parametrize(
+    ("name", "unfit"),
+    [
+        ("text-embedding-3-small", EMBEDS),
+        ("mxbai-embed-large:latest", EMBEDS),
+        ("BAAI/bge-reranker-v2", "It only ranks texts."),
+        ("qwen3-coder:30b", ""),
+        ("embedded-c-coder", ""),
+    ],
+)
+def test_name_tells_what_other_answers_do_not(name, unfit):
+    assert server_kinds._judge_name(name) == unfit
+
+
 def test_ollama_without_models_is_found():
     with FakeOllama() as ollama:
         ollama.library = []
