@@ -116,16 +116,30 @@ def boolean(name: str, default: Any = REQUIRED) -> bool:
 
 
 def private_addresses(name: str, default: Any = REQUIRED) -> bool | str:
-    """Read a boolean, or ``single-user``."""
+    """Read a boolean, ``single-user`` or ``allowed``."""
 
     def parse(value: str) -> bool | str:
         if value.lower() in _TRUE | _FALSE:
             return value.lower() in _TRUE
-        if value.lower() == "single-user":
-            return "single-user"
+        if value.lower() in ("single-user", "allowed"):
+            return value.lower()
         raise ValueError
 
-    return _read(name, default, parse, "true, false or single-user")
+    return _read(name, default, parse, "true, false, single-user or allowed")
+
+
+def ports(name: str, default: Any = REQUIRED) -> list[int]:
+    """Read port numbers separated by commas. The word ``none`` stands for an empty list."""
+
+    def parse(value: str) -> list[int]:
+        if value.strip().lower() == "none":
+            return []
+        numbers = [int(entry) for entry in value.split(",") if entry.strip()]
+        if not all(0 < number < 65_536 for number in numbers):
+            raise ValueError
+        return list(dict.fromkeys(numbers))
+
+    return _read(name, default, parse, "port numbers such as 11434,1234, or to none")
 
 
 def integer(name: str, default: Any = REQUIRED, *, low: int = 0, high: int = 2**31 - 1) -> int:

@@ -22,16 +22,18 @@ def client(
     *,
     seconds: float,
     guarded: bool = True,
+    allow_private: bool | str | None = None,
     resolver: url_guard.Resolver = url_guard.resolve,
     **options: Any,
 ) -> httpx2.Client:
     """Return an HTTP client whose reads and writes may each take ``seconds``.
 
     With ``guarded`` (for user-supplied URLs), calls to URLs and IP addresses that are not allowed raise
-    ``url_guard.UnsafeUrl``.
+    ``url_guard.UnsafeUrl``. ``allow_private`` is the argument of ``url_guard.check_address``.
     """
     plain = httpx2.HTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
-    transport = GuardedTransport(plain, resolver=resolver) if guarded else plain
+    guard = GuardedTransport(plain, resolver=resolver, allow_private=allow_private)
+    transport = guard if guarded else plain
     return httpx2.Client(transport=transport, **_options(seconds), **options)
 
 
@@ -39,12 +41,14 @@ def async_client(
     *,
     seconds: float,
     guarded: bool = True,
+    allow_private: bool | str | None = None,
     resolver: url_guard.Resolver = url_guard.resolve,
     **options: Any,
 ) -> httpx2.AsyncClient:
     """Return an HTTP client for asyncio. The arguments are those of ``client``."""
     plain = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=LIMITS)
-    transport = AsyncGuardedTransport(plain, resolver=resolver) if guarded else plain
+    guard = AsyncGuardedTransport(plain, resolver=resolver, allow_private=allow_private)
+    transport = guard if guarded else plain
     return httpx2.AsyncClient(transport=transport, **_options(seconds), **options)
 
 
@@ -65,13 +69,21 @@ class GuardedTransport(httpx2.BaseTransport):
     The request keeps the original host name. If a connection fails, the next address is tried.
     """
 
-    def __init__(self, inner: httpx2.BaseTransport, *, resolver: url_guard.Resolver) -> None:
-        self._inner, self._resolver = inner, resolver
+    def __init__(
+        self,
+        inner: httpx2.BaseTransport,
+        *,
+        resolver: url_guard.Resolver,
+        allow_private: bool | str | None = None,
+    ) -> None:
+        self._inner, self._resolver, self._allow_private = inner, resolver, allow_private
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         host, port = _target(request)
         try:
-            addresses = url_guard.checked_addresses(host, port, resolver=self._resolver)
+            addresses = url_guard.checked_addresses(
+                host, port, resolver=self._resolver, allow_private=self._allow_private
+            )
         except OSError as error:
             raise httpx2.ConnectError(f"{host} cannot be resolved", request=request) from error
         for address in addresses[:-1]:
@@ -89,12 +101,24 @@ class GuardedTransport(httpx2.BaseTransport):
 class AsyncGuardedTransport(httpx2.AsyncBaseTransport):
     """A ``GuardedTransport`` for asyncio. It resolves names in a thread."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport, *, resolver: url_guard.Resolver) -> None:
-        self._inner, self._resolver = inner, resolver
+    def __init__(
+        self,
+        inner: httpx2.AsyncBaseTransport,
+        *,
+        resolver: url_guard.Resolver,
+        allow_private: bool | str | None = None,
+    ) -> None:
+        self._inner, self._resolver, self._allow_private = inner, resolver, allow_private
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         host, port = _target(request)
-        lookup = asyncio.to_thread(url_guard.checked_addresses, host, port, resolver=self._resolver)
+        lookup = asyncio.to_thread(
+            url_guard.checked_addresses,
+            host,
+            port,
+            resolver=self._resolver,
+            allow_private=self._allow_private,
+        )
         try:
             addresses = await asyncio.wait_for(lookup, CONNECT_SECONDS)
         except TimeoutError as error:

@@ -503,7 +503,15 @@ DEMO_PIECE_MILLISECONDS = env.integer("DEMO_PIECE_MILLISECONDS", 20, high=1_000)
 UPSTREAM_ALLOW_PRIVATE: bool | str = env.private_addresses("UPSTREAM_ALLOW_PRIVATE", DEBUG)
 """Whether users may configure model servers and Git hosts at private addresses, such as an Ollama on this machine.
 
-``single-user`` means: while at most one active person has an account.
+``single-user`` means: while at most one active person has an account. ``allowed`` means: only model servers on this
+machine that an administrator has allowed. These can also be called with ``single-user`` and several people.
+"""
+MODEL_SERVER_PORTS: list[int] = env.ports(
+    "MODEL_SERVER_PORTS", [11434, 1234, 8080, 8000, 1337, 4000, 5000, 30000]
+)
+"""The ports of this machine at which the model settings of administrators and ``doctor`` look for model servers.
+
+The defaults of Ollama, LM Studio, llama.cpp (also LocalAI), vLLM, Jan, LiteLLM, text-generation-webui and SGLang.
 """
 
 # --- Limits, metrics, logs ------------------------------------------------------

@@ -40,6 +40,9 @@ def _prepare() -> None:
     os.environ["SANDBOX_PROVIDER"] = "process"
     os.environ["ALLOW_PROCESS_SANDBOX"] = "true"
     os.environ["UPSTREAM_ALLOW_PRIVATE"] = "true"
+    # A developer's own model server must not change a test.
+    os.environ["MODEL_SERVER_PORTS"] = "none"
+    os.environ.pop("OLLAMA_HOST", None)
     os.environ["PUBLIC_URL"] = "http://testserver"
     os.environ["ALLOWED_HOSTS"] = "testserver,localhost,127.0.0.1"
     # The tests send hundreds of requests from one address. The tests of rate limits set their own.

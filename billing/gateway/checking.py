@@ -7,13 +7,15 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
-from billing.gateway import answers, conversion, listing, upstream
+from billing.gateway import answers, conversion, listing, local_servers, upstream
 from billing.gateway.refusals import UpstreamRefused
 from billing.gateway.usage_reports import UsageReport
 from billing.models import ModelAccess
 from lib.problems import Problem
+from lib.threads import DatabaseThreads
 
 Json = dict[str, Any]
+threads = DatabaseThreads("checking", 4)
 CHECK_SECONDS = 60.0
 """The maximum duration of one call of the test."""
 TOOL = "report_result"
@@ -61,7 +63,11 @@ def check_model_access(access: ModelAccess | None) -> CheckResult:
     """
     if access is None:
         raise NoModelAccess
-    return async_to_sync(_check)(access)
+    result = async_to_sync(_check)(access)
+    # The server has loaded the model for the test, so it knows the context now.
+    if warning := local_servers.warn_of_short_context(access.base_url, access.model):
+        return CheckResult(result.sentence, (*result.warnings, warning))
+    return result
 
 
 async def _check(access: ModelAccess) -> CheckResult:
@@ -74,7 +80,8 @@ async def _check(access: ModelAccess) -> CheckResult:
                 f"The model server answers simple requests, but conversations will fail. {part} "
                 f"Its message: {failure.message}"
             ) from failure
-        raise _explain(access, failure) from failure
+        # It asks for the list of models, and for a server on this machine the database.
+        raise await threads.run(_explain, access, failure) from failure
     milliseconds = round((time.monotonic() - started) * 1000)
     try:
         await _call(access, is_stream=False, has_tools=False)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from billing import services
 from billing.models import ModelAccess
 from lib import http, url_guard
 from lib.crypto import Undecryptable
@@ -58,8 +59,9 @@ def list_models(access: ModelAccess, *, base_url: str = "") -> Listing:
     try:
         key = access.api_key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        reach = services.find_reach_of(access)
         with (
-            http.client(seconds=SECONDS) as client,
+            http.client(seconds=SECONDS, allow_private=reach) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             raw = b""

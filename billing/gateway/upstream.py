@@ -10,14 +10,17 @@ from typing import Any
 import httpx2
 from django.conf import settings
 
+from billing import services
 from billing.gateway import options, refusals
 from billing.gateway.refusals import UpstreamRefused
 from billing.gateway.retry_after import parse_retry_after
 from billing.models import ModelAccess
 from lib import http, url_guard
 from lib.crypto import Undecryptable
+from lib.threads import DatabaseThreads
 
 Json = dict[str, Any]
+threads = DatabaseThreads("upstream", 4)
 MAX_ERROR_BYTES = 65_536
 LOST_CODES = frozenset(("upstream_timeout", "upstream_disconnected"))
 """Codes of failures after which the model server may still charge for the call."""
@@ -46,7 +49,10 @@ async def open_response(access: ModelAccess, body: Json) -> AsyncIterator[Respon
     the server refuses an option that it need not know, the request is repeated without the option.
     """
     key = _decrypt_key(access)
-    async with http.async_client(seconds=settings.GATEWAY_TIMEOUT_SECONDS) as client:
+    reach = await _find_reach(access)
+    async with http.async_client(
+        seconds=settings.GATEWAY_TIMEOUT_SECONDS, allow_private=reach
+    ) as client:
         response = await _send(client, access, options.add_options(body), key)
         try:
             _refuse_encoding(response)
@@ -71,7 +77,7 @@ async def _send(
         try:
             response = await client.send(request, stream=True)
         except (httpx2.HTTPError, httpx2.InvalidURL, url_guard.UnsafeUrl) as error:
-            raise _explain(error) from error
+            raise await _explain_unsent(error, access) from error
         if response.is_success:
             is_new = refused != known if known is not None else "stream_options" in body
             if is_new:
@@ -89,6 +95,13 @@ async def _send(
         if not more or refused - (known or frozenset()) >= frozenset(options.REMOVABLE):
             raise first_refusal
         refused |= more
+
+
+async def _find_reach(access: ModelAccess) -> str | None:
+    """Return the argument ``allow_private`` of the client. Only for servers on this machine, ask the database."""
+    if url_guard.loopback_port(access.base_url) is None:
+        return None
+    return await threads.run(services.find_reach_of, access)
 
 
 def _decrypt_key(access: ModelAccess) -> str:
@@ -157,6 +170,14 @@ async def _read_beginning(response: httpx2.Response) -> bytes:
     except httpx2.HTTPError:
         pass  # the status is enough for an error message
     return raw[:MAX_ERROR_BYTES]
+
+
+async def _explain_unsent(error: Exception, access: ModelAccess) -> UpstreamRefused:
+    """Convert the error of a request that got no response to ``UpstreamRefused``."""
+    if isinstance(error, url_guard.UnsafeUrl) and url_guard.loopback_port(access.base_url):
+        reason = await threads.run(services.explain_missing_permission, access.base_url)
+        return _explain(url_guard.UnsafeUrl(reason) if reason else error)
+    return _explain(error)
 
 
 def _explain(error: Exception) -> UpstreamRefused:

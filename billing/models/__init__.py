@@ -6,6 +6,7 @@ app (import order).
 
 from billing.models.access import ModelAccess, ModelAccessQuerySet
 from billing.models.running import RunningCall
+from billing.models.servers import AllowedModelServer
 from billing.models.tokens import GatewayToken
 from billing.models.usage import (
     ERROR_MAX,
@@ -19,6 +20,7 @@ from billing.models.usage import (
 __all__ = [
     "ERROR_MAX",
     "SUMMED",
+    "AllowedModelServer",
     "ConversationUsage",
     "ConversationUsageQuerySet",
     "GatewayToken",

@@ -30,6 +30,17 @@ from billing.services.model_access import (
     keys_to_hide,
     save_model_access,
 )
+from billing.services.model_servers import (
+    allow_model_server,
+    count_local_uses,
+    disallow_model_server,
+    explain_missing_permission,
+    find_reach,
+    find_reach_of,
+    list_allowed_servers,
+    may_manage_servers,
+    may_set,
+)
 from billing.services.usage import CallTotals, get_usage, record_call, totals_of_calls
 
 __all__ = [
@@ -43,12 +54,18 @@ __all__ = [
     "InvalidModelAccess",
     "NoOrganizationModel",
     "TooManyCalls",
+    "allow_model_server",
     "authenticate_gateway_token",
     "begin_call",
     "clear_model_access",
+    "count_local_uses",
+    "disallow_model_server",
     "estimate_tokens",
+    "explain_missing_permission",
     "extend_call",
     "extend_gateway_tokens",
+    "find_reach",
+    "find_reach_of",
     "get_lent_access",
     "get_model_access",
     "get_model_name",
@@ -57,6 +74,9 @@ __all__ = [
     "has_own_or_lent_model",
     "issue_gateway_token",
     "keys_to_hide",
+    "list_allowed_servers",
+    "may_manage_servers",
+    "may_set",
     "record_call",
     "revoke_gateway_tokens",
     "save_model_access",

@@ -13,6 +13,7 @@ from accounts.models import Organization, User
 from accounts.services import audit
 from billing.models import GatewayToken, ModelAccess
 from billing.prices import MAX_PRICE_MICROS
+from billing.services import model_servers
 from lib import url_guard
 from lib.crypto import Undecryptable
 from lib.masks import is_mask
@@ -118,10 +119,11 @@ def save_model_access(
 
     An ``api_key`` of None keeps the stored key, and an empty text removes the key. Prices are in micro-dollars per
     million tokens. If no price for cached tokens is given, they cost as much as prompt tokens. Raise
-    ``InvalidModelAccess`` if an argument is not valid, and also if the stored key would be kept although ``base_url``
-    names another server than before.
+    ``InvalidModelAccess`` if an argument is not valid, also if the stored key would be kept although ``base_url``
+    names another server than before, and if the server is on this machine and not open to the user
+    (``model_servers.find_reach``).
     """
-    base_url = _clean_base_url(base_url)
+    base_url = _clean_base_url(base_url, user)
     model = _clean_model(model)
     prices = [prompt_micros_per_million, completion_micros_per_million]
     prices.append(prices[0] if cached_micros_per_million is None else cached_micros_per_million)
@@ -204,13 +206,16 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port
 
 
-def _clean_base_url(base_url: str) -> str:
+def _clean_base_url(base_url: str, user: User | None) -> str:
     # Users also paste the URL of an endpoint.
     base_url = _ENDPOINTS.sub("", base_url.strip().rstrip("/")).rstrip("/")
     try:
-        url_guard.check_url(base_url)
+        url_guard.check_url(
+            base_url, allow_private=model_servers.find_reach(base_url=base_url, user=user)
+        )
     except url_guard.UnsafeUrl as error:
-        raise InvalidModelAccess(f"base_url: {error}") from error
+        reason = model_servers.explain_missing_permission(base_url) or str(error)
+        raise InvalidModelAccess(f"base_url: {reason}") from error
     if len(base_url) > 500:
         raise InvalidModelAccess("base_url: must not be longer than 500 characters.")
     if urlsplit(base_url).query or urlsplit(base_url).fragment:

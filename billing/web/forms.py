@@ -1,10 +1,10 @@
-"""The forms of the model page: one for the model server and its prices, and one to return to the demo model."""
+"""The forms of the model page: the model server with its prices, the found model servers, and the demo model."""
 
 from typing import Any
 
 from django import forms
 
-from lib.forms import OptionField, PageForm, TextField
+from lib.forms import NumberField, OptionField, PageForm, TextField
 from lib.money import DollarsField, to_dollars, to_micros
 
 __all__ = ["DemoForm", "ModelAccessForm", "PriceField", "to_dollars", "to_micros"]
@@ -42,6 +42,14 @@ class ModelAccessForm(PageForm):
             "completion_micros_per_million": data["completion_price"] or 0,
             "cached_micros_per_million": data["cached_price"],
         }
+
+
+class ModelServerForm(PageForm):
+    """A button at a found model server: its port, and the model that it uses."""
+
+    action = OptionField(choices=[("use", "Use"), ("allow", "Allow"), ("disallow", "Disallow")])
+    port = NumberField(label="Port", min_value=1, max_value=65_535)
+    model = TextField(label="Model", max_length=200, required=False)
 
 
 class DemoForm(PageForm):

@@ -1,5 +1,6 @@
 """The pages with the model server of a user's conversations, and with the one that an organization lends."""
 
+from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
@@ -17,6 +18,7 @@ from accounts.requests import AuthenticatedRequest
 from billing import services
 from billing.gateway import checking, listing
 from billing.models import ModelAccess
+from billing.web import model_servers
 from billing.web.forms import DemoForm, ModelAccessForm, to_dollars
 from lib.forms import render_form
 from lib.problems import Problem
@@ -69,7 +71,8 @@ def model_settings(request: AuthenticatedRequest) -> HttpResponse:
             found = listing.list_models(access).names if access else ()
         except Problem as problem:
             form.refuse(problem)
-    context = {"access": access, "presets": PRESETS, "found_models": found}
+    context: dict[str, Any] = {"access": access, "found_models": found}
+    context |= _servers(request, model_servers.Place(organization, lends=False))
     return render_form(request, "billing/model.html", form, context)
 
 
@@ -121,8 +124,20 @@ def organization_model(request: AuthenticatedRequest, organization_id: UUID) -> 
                 return redirect("organization-model", organization_id=organization.pk)
         except Problem as problem:
             form.refuse(problem)
-    context = {"access": access, "presets": PRESETS, "organization": organization}
+    context: dict[str, Any] = {"access": access, "organization": organization}
+    context |= _servers(request, model_servers.Place(organization, lends=True))
     return render_form(request, "billing/model.html", form, context)
+
+
+def _servers(request: AuthenticatedRequest, place: model_servers.Place) -> dict[str, Any]:
+    """Return the context of the known servers, without those on this machine that the user could not use.
+
+    Only without JavaScript, the page itself looks for servers on this machine.
+    """
+    presets = [preset for preset in PRESETS if services.may_set(request.user, preset[1])]
+    return {"presets": presets} | model_servers.describe_servers(
+        request, place, look="look" in request.GET
+    )
 
 
 def _save(

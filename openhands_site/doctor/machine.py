@@ -1,4 +1,4 @@
-"""Checks of this machine and of this process on it: Python, the data folder, programs, the engine and sandboxes.
+"""Checks of this machine and of this process on it: the data folder, programs, the engine, sandboxes, model servers.
 
 A running server sees its own PATH, limits and rights, which may differ from those of a terminal.
 """
@@ -148,3 +148,36 @@ def sandbox() -> Finding:
     missing = [wall.name.lower() for wall in isolation.walls if not wall.in_force]
     detail += f" (not in force: {', '.join(missing)})" if missing else ""
     return ok(detail) if isolation.is_isolated else warning(detail, page=page)
+
+
+def model_servers() -> Finding:
+    """Look for model servers on this machine. None of the findings is a problem."""
+    from django.conf import settings
+
+    from billing import services
+    from billing.gateway import local_servers
+
+    ports = local_servers.list_ports()
+    if not ports:
+        return ok("not looked for, because MODEL_SERVER_PORTS is none")
+    found = local_servers.search(ports)
+    if not found:
+        return ok(f"none on this machine at the ports {', '.join(map(str, ports))}")
+    uses = services.count_local_uses()
+    parts = []
+    for server in found:
+        models = f"{len(server.models)} model{'' if len(server.models) == 1 else 's'}"
+        parts.append(
+            f"{server.name} at {server.address} with {models}, {_describe_uses(uses[server.port])}"
+        )
+    if any(uses[server.port] for server in found):
+        return ok("; ".join(parts))
+    offer = "Use one under Settings, Model."
+    if settings.UPSTREAM_ALLOW_PRIVATE is False:
+        offer = "They are not called, because UPSTREAM_ALLOW_PRIVATE is false."
+    return ok(f"{'; '.join(parts)}.", offer, page="settings-model")
+
+
+def _describe_uses(count: int) -> str:
+    """Return in how many model settings of users and organizations a model server is set."""
+    return f"set in {count} model setting{'' if count == 1 else 's'}" if count else "not used"

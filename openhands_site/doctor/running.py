@@ -31,6 +31,7 @@ CHECKS = (
     Probe("debug", "Debug", security.debug),
     Probe("https", "HTTPS", security.https),
     Probe("private-hosts", "Private hosts", security.private_hosts, needs_database=True),
+    Probe("model-servers", "Model servers", machine.model_servers, needs_database=True),
     Probe("sandbox", "Sandbox", machine.sandbox),
     Probe("administrator", "Administrator", security.administrator, needs_database=True),
 )

@@ -114,6 +114,8 @@ def private_hosts() -> Finding:
         return warning(sentence)
     if settings.UPSTREAM_ALLOW_PRIVATE == url_guard.SINGLE_USER:
         return ok("allowed, because not more than one person has an account")
+    if settings.UPSTREAM_ALLOW_PRIVATE == url_guard.ALLOWED:
+        return ok("only model servers on this machine that an administrator has allowed")
     return ok("allowed for every user" if settings.UPSTREAM_ALLOW_PRIVATE else "not allowed")
 
 

@@ -314,6 +314,8 @@ POLICY: dict[str, str] = {
     "POST /settings/git-hosts": "signed-in",
     "GET /settings/sandboxes": "signed-in",
     "POST /settings/sandboxes": "signed-in",
+    "GET /settings/model/servers": "signed-in",
+    "POST /settings/model/servers": "signed-in",
     "GET /settings/model/{organization_id}": "signed-in",
     "POST /settings/model/{organization_id}": "signed-in",
     "GET /settings/model": "signed-in",

@@ -37,6 +37,7 @@ GLOBAL = {
     "accounts.AuditMark",
     "accounts.AuditGap",
     "accounts.Maintenance",
+    "billing.AllowedModelServer",
     "conversations.LiveManager",
 }
 """Models whose rows belong to the installation and not to an organization."""

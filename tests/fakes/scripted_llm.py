@@ -30,8 +30,9 @@ class ScriptedLLM(ThreadingHTTPServer):
         *,
         api_key: str | None = None,
         chunk_delay: float = 0.0,
+        handler: type[BaseHTTPRequestHandler] | None = None,
     ) -> None:
-        super().__init__((host, port), _Handler)
+        super().__init__((host, port), handler or ScriptedLLMHandler)
         self.api_key = api_key
         self.chunk_delay = chunk_delay
         self.raw: tuple[int, str, bytes] | None = None
@@ -66,7 +67,7 @@ class ScriptedLLM(ThreadingHTTPServer):
         self.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ScriptedLLMHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ScriptedLLM
 
@@ -77,7 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(404, "no such path")
 
     def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer_chat(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def answer_chat(self, raw: bytes) -> None:
+        """Answer a POST request with this body as the script says."""
         if self.path != "/v1/chat/completions":
             self._send_error(404, "no such path")
             return
@@ -98,8 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._note(request, step, key=key, failed=failure is not None)
         time.sleep(step.delay or 0)
         chosen = self.server.answer(request) if self.server.answer else None
-        if raw := chosen or self.server.raw:
-            self._send(*raw)
+        if answer := chosen or self.server.raw:
+            self._send(*answer)
         elif failure and failure.status == 0:
             self.close_connection = True
         elif failure:

@@ -383,6 +383,9 @@ class Stack:
         self.realtime_listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         os.set_inheritable(self.realtime_listener.fileno(), True)
         self.realtime_url = f"http://127.0.0.1:{self.realtime_listener.getsockname()[1]}"
+        # The only port at which the server looks for model servers. A test starts one there.
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.model_port = free.getsockname()[1]
         self.environment = self._environment()
         people = json.loads(self.python(_MAKE_PEOPLE, "owner", "stranger"))
         self.people = {
@@ -416,6 +419,7 @@ class Stack:
                 # A loaded machine needs more than the default of two minutes for the engine's 8 s of processor time.
                 "SANDBOX_START_SECONDS": "240",
                 "UPSTREAM_ALLOW_PRIVATE": "true",
+                "MODEL_SERVER_PORTS": str(self.model_port),
                 "RATE_LIMITS": "off",  # tests send more requests per key than users
                 "LOG_FORMAT": "text",
                 "PYTHONUNBUFFERED": "1",

@@ -179,14 +179,14 @@ class ScriptedResolver:
         return self.answers.pop(0)
 
 
-def fetch(kind: str, url: str, resolver: ScriptedResolver) -> httpx2.Response:
+def fetch(kind: str, url: str, resolver: ScriptedResolver, **options) -> httpx2.Response:
     """Send a GET request with the client of one kind: ``sync`` or ``async``."""
     if kind == "sync":
-        with http.client(seconds=5, resolver=resolver) as client:
+        with http.client(seconds=5, resolver=resolver, **options) as client:
             return client.get(url)
 
     async def get() -> httpx2.Response:
-        async with http.async_client(seconds=5, resolver=resolver) as client:
+        async with http.async_client(seconds=5, resolver=resolver, **options) as client:
             return await client.get(url)
 
     return asyncio.run(get())
@@ -358,3 +358,67 @@ class TestSingleUser:
         with contextlib.nullcontext() if allowed else pytest.raises(url_guard.UnsafeUrl):
             url_guard.check_url("http://127.0.0.1:11434/v1")
         assert url_guard.explain_single_user() == ""
+
+
+class TestByPermission:
+    """With ``UPSTREAM_ALLOW_PRIVATE=allowed``, callers open loopback addresses with ``LOOPBACK``, and nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def by_permission(self, settings):
+        settings.UPSTREAM_ALLOW_PRIVATE = "allowed"
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+    def test_loopback_url_needs_the_argument(self, host):
+        url = f"http://{host}:11434/v1"
+
+        with pytest.raises(url_guard.UnsafeUrl, match="that an administrator has allowed"):
+            url_guard.check_url(url)
+        url_guard.check_url(url, allow_private=url_guard.LOOPBACK)
+
+    @pytest.mark.parametrize(
+        "host",
+        ["10.0.0.1", "192.168.1.1", "[fd00::1]", "169.254.169.254", "0.0.0.0", "db.internal"],
+    )
+    def test_other_private_url_stays_closed(self, host):
+        with pytest.raises(url_guard.UnsafeUrl):
+            url_guard.check_url(f"http://{host}:11434/v1", allow_private=url_guard.LOOPBACK)
+
+    @pytest.mark.parametrize(
+        ("addresses", "is_open"),
+        [(["127.0.0.1"], True), (["::1"], True), (["127.0.0.1", "10.0.0.1"], False)],
+    )
+    def test_name_is_open_if_all_its_addresses_are_loopback(self, addresses, is_open):
+        with contextlib.nullcontext() if is_open else pytest.raises(url_guard.UnsafeUrl):
+            url_guard.checked_addresses(
+                "localhost",
+                80,
+                resolver=ScriptedResolver(addresses),
+                allow_private=url_guard.LOOPBACK,
+            )
+
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    def test_client_calls_loopback_only_with_the_argument(self, kind, server):
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+
+        with pytest.raises(url_guard.UnsafeUrl):
+            fetch(kind, address, ScriptedResolver([]))
+        response = fetch(kind, address, ScriptedResolver([]), allow_private=url_guard.LOOPBACK)
+        assert response.text
+
+    @pytest.mark.parametrize(
+        ("url", "port"),
+        [
+            ("http://127.0.0.1:11434/v1", 11434),
+            ("http://localhost/v1", 80),
+            ("https://[::1]/v1", 443),
+            ("http://127.0.0.2:11434/v1", None),
+            ("http://127.1:11434/v1", None),
+            ("http://a.localhost:11434/v1", None),
+            ("http://example.com:11434/v1", None),
+            ("ftp://127.0.0.1:21", None),
+            ("http://127.0.0.1:x", None),
+            ("http://[::1", None),
+        ],
+    )
+    def test_port_of_this_machine_is_known_for_three_spellings(self, url, port):
+        assert url_guard.loopback_port(url) == port

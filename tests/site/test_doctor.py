@@ -13,9 +13,11 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
+from billing import services as billing
 from conversations.sandboxes.bubblewrap import support
 from lib import env, reachability
 from openhands_site import doctor
+from tests.fakes.ollama import FakeOllama
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,7 @@ def test_healthy_installation_has_no_failed_check():
         "Debug": "ok",
         "HTTPS": "ok",
         "Private hosts": "ok",
+        "Model servers": "ok",
         "Sandbox": "warning",
         "Administrator": "warning",
     }
@@ -82,6 +85,26 @@ def test_wrong_setting_is_reported_by_its_check(settings, setting, value, check,
 
     assert result.state == state
     assert text in result.detail
+
+
+def test_found_model_servers_are_named_with_their_use(settings, alice):
+    with FakeOllama() as ollama:
+        settings.MODEL_SERVER_PORTS = [ollama.port]
+        unused = run_checks()["Model servers"]
+        billing.save_model_access(
+            organization=alice.personal_organization,
+            user=alice,
+            base_url=f"http://localhost:{ollama.port}/v1",
+            model="qwen3-coder:30b",
+        )
+        used = run_checks()["Model servers"]
+    gone = run_checks()["Model servers"]
+
+    where = f"Ollama 0.12.6 at 127.0.0.1:{ollama.port} with 2 models"
+    assert unused.state == used.state == gone.state == "ok"
+    assert unused.detail == f"{where}, not used. Use one under Settings, Model."
+    assert used.detail == f"{where}, set in 1 model setting"
+    assert gone.detail == f"none on this machine at the ports {ollama.port}"
 
 
 def test_sandboxes_by_bubblewrap_are_ok_with_their_walls(settings):
@@ -199,7 +222,7 @@ def test_unreachable_database_is_one_failed_line_and_nothing_else_speaks_of_it(t
         "failed   Database         PostgreSQL at 127.0.0.1:1 cannot be reached"
     )
     assert about[1] == (
-        "skipped  Not checked      Migrations, Clock, Server, Stored secrets, Private hosts, Administrator, because they need the database."
+        "skipped  Not checked      Migrations, Clock, Server, Stored secrets, Private hosts, Model servers, Administrator, because they need the database."
     )
     assert len(about) == 2
     assert result.stderr == ""
@@ -244,7 +267,10 @@ def test_checks_that_wait_run_at_the_same_time_and_end_within_ten_seconds(settin
     assert checks["Database"].state == checks["Redis"].state == "failed"
     assert "does not answer within 3 s" in checks["Database"].detail
     assert "does not answer within 3 s" in checks["Redis"].detail
-    assert "Server, Stored secrets, Private hosts, Administrator" in checks["Not checked"].detail
+    assert (
+        "Server, Stored secrets, Private hosts, Model servers, Administrator"
+        in checks["Not checked"].detail
+    )
 
 
 class TestWithoutSettings:

@@ -54,7 +54,7 @@ def format_default(value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, dict):
         return ",".join(f"{name}={part}" for name, part in value.items())
     return str(value).removeprefix(f"{settings.BASE_DIR}/")
