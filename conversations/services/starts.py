@@ -346,7 +346,7 @@ def _remove_engine_conversation(
 
     The new one gets the log so far as a record, like a fork. Files of the workspace are kept. Safe to repeat.
     """
-    # openhands-agent-server 1.58.0 stores the agent's MCP servers with their keys, and the names of secrets, with the
+    # openhands-agent-server 1.58.2 stores the agent's MCP servers with their keys, and the names of secrets, with the
     # conversation, and no route of its API removes them.
     if client.get_conversation(conversation.pk) is not None:
         # First store the events that nobody has read yet. A lost lease is only a reason to try again.

@@ -81,7 +81,7 @@ class TestState:
             "since": format_time(start.finished_at),
             "queue_position": None,
             "provider": "process",
-            "engine_version": "1.58.0",
+            "engine_version": "1.58.2",
             "runs": 1,
             "created_at": format_time(sandbox.created_at),
             "started_at": format_time(sandbox.started_at),

@@ -40,7 +40,7 @@ def test_start_records_its_phases_with_their_times(conversation, sandboxes, engi
     assert all(p["started_at"] <= p["finished_at"] for p in task.phases)
     assert task.finished_at is not None
     assert (conversation.status, conversation.sandbox.run) == ("running", 1)
-    assert conversation.sandbox.engine_version == "1.58.0"
+    assert conversation.sandbox.engine_version == "1.58.2"
     assert str(conversation.pk) in engine.conversations
 
 
