@@ -260,9 +260,9 @@ def _space() -> Result:
 
 
 def _engine() -> Result:
-    from lib import engine_home
+    from lib import engine_state
 
-    status = engine_home.status()
+    status = engine_state.status()
     if status.is_ready:
         return OK, status.detail
     if status.state == "installing":
