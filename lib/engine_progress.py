@@ -153,6 +153,7 @@ class Watch:
         self.measured_at = 0.0
         self.phase, self.phase_began = "", self.began
         self.shown: int | None = None
+        self.shown_at = self.began
         self.uv_cache = _uv_cache()
         self.earlier_archives = set(_names(self.uv_cache / "archive-v0"))
 
@@ -237,10 +238,11 @@ class Watch:
         whole = (1 - weight) * usual + weight * (elapsed / fraction if fraction else 0.0)
         later = sum(priors[name] * busy for name in priors if _comes_after(name, phase))
         left = max(1, round(whole * (1 - fraction) + later))
-        if self.shown is not None and left > 2 * self.shown + 10:
-            return None
-        self.shown = left if self.shown is None else min(left, self.shown)
-        return self.shown
+        if self.shown is None or left < self.shown:
+            self.shown, self.shown_at = left, now
+        # Neither a wrong estimate nor one that stands still is worth showing.
+        most = 2 * self.shown + 10
+        return self.shown if left <= most and now - self.shown_at <= most else None
 
 
 def _comes_after(phase: str, other: str) -> bool:
