@@ -15,10 +15,10 @@ COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-again test-slow lint format bench chaos lock
+.PHONY: help run setup test test-again test-slow lint format bench chaos engine-newest lock
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: $(VENV)/.runtime ## start the server with PostgreSQL and Redis (options: HOST, PORT, DATA_DIR, ADMIN_EMAIL, ARGS)
 	@exec $(BIN)/python manage.py quickstart $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
@@ -54,6 +54,9 @@ bench: $(VENV)/.development ## run the benchmarks (ARGS="rest idle" runs only th
 chaos: $(VENV)/.development ## kill processes under load, check that no event is lost, write a report (ARGS="--size 0.1")
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+engine-newest: $(VENV)/.development ## run the contract tests on the newest release of the agent engine (ARGS="--release 1.58.1")
+	@$(BIN)/python -m tests.engine_newest $(ARGS)
 
 lock: ## update the requirements files from pyproject.toml (needs uv)
 	$(COMPILE) -o requirements.lock

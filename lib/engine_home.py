@@ -1,13 +1,12 @@
-"""The virtual environment of the agent engine: its state, its installation and the search for a Python interpreter.
+"""The virtual environment of the agent engine: its installation and the search for a Python interpreter.
 
 The engine needs a newer Python than this server and about two hundred packages, so it has a virtual environment of
-its own in ``ENGINE_DIR``. The installation writes ``bin/agent-server`` near its end and ``installed.json`` last, so
-an interrupted installation is recognized.
+its own in ``ENGINE_DIR``. ``lib.engine_state`` reports its state.
 """
 
 import contextlib
+import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -16,28 +15,39 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from django.conf import settings
 
-from lib import processes
+from lib import engine_progress, processes
+from lib.engine_progress import Progress, Watch
+from lib.engine_state import (
+    CONSTRAINTS,
+    MARKER,
+    PACKAGE,
+    STAMP,
+    Status,
+    fingerprint,
+    inspect,
+    lock_path,
+    log_path,
+    required_versions,
+    status,
+)
 
-PACKAGE = "openhands-agent-server"
-CONSTRAINTS: Path = settings.BASE_DIR / "engine" / "agent-server-constraints.txt"
 OLDEST_PYTHON = (3, 12)
 NEEDED_MEGABYTES = 1_200
-STAMP, MARKER = "installed.json", "installing.json"
-"""The stamp describes a complete installation.
-
-The marker exists during an installation, and after an interrupted one.
-"""
 _NAMES = ("python3.13", "python3.12", "python3.14", "python3")
 NO_PYTHON = (
     "The agent engine needs Python 3.12 or newer, which was not found. Install it (`apt install python3.12 "
     "python3.12-venv`, `brew install python@3.13`, `uv python install 3.13` or `pyenv install 3.13`), or set "
     "OH_ENGINE_PYTHON=/path/to/python. Until then the server works, but agents cannot start."
+)
+FULL = (
+    f"The agent engine could not be installed, because a disk is full. It needs about {NEEDED_MEGABYTES} MB in "
+    "ENGINE_DIR, and as much in the cache of the installer in the home folder. Free some space, or set ENGINE_DIR to a "
+    "folder on another disk."
 )
 
 
@@ -49,101 +59,34 @@ class InstallFailed(Exception):
     """The installation of the engine failed. The message is a sentence for operators."""
 
 
-@dataclass(frozen=True)
-class Status:
-    """The state of ``ENGINE_DIR``: ``ready``, ``installing``, ``unfinished``, ``outdated`` or ``missing``."""
-
-    state: str
-    version: str
-    """The version of the installed engine, or the required version if none is installed."""
-    folder: str
-    detail: str
-
-    @property
-    def is_ready(self) -> bool:
-        return self.state == "ready"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of an installation. ``phase`` is ``fetching`` or ``installing``."""
-
-    phase: str
-    done: int
-    total: int
-    megabytes: int
-    seconds: int
-
-    def __str__(self) -> str:
-        packages = f"{self.done} of {self.total} packages"
-        return f"{self.phase} {packages}, {self.megabytes} MB, {self.seconds} s"
-
-
-def required_versions() -> dict[str, str]:
-    """Return a dict from package to required version, read from the constraints file."""
-    pins = re.findall(
-        r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", CONSTRAINTS.read_text(), re.MULTILINE
-    )
-    return {name.lower(): version for name, version in pins}
-
-
-def status() -> Status:
-    """Return the state of ``ENGINE_DIR``. The call is fast enough for every start of a sandbox."""
-    folder = settings.ENGINE_DIR
-    if processes.is_locked(_lock_path(folder)):
-        detail = f"The agent engine is being installed in {folder}."
-        return Status("installing", required_versions()[PACKAGE], str(folder), detail)
-    return _inspect(folder)
-
-
-def _inspect(folder: Path) -> Status:
-    required = required_versions()[PACKAGE]
-
-    def result(state: str, detail: str, version: str = required) -> Status:
-        return Status(state, version, str(folder), detail)
-
-    if not folder.exists() or not any(folder.iterdir()):
-        return result("missing", f"The agent engine is not installed in {folder}.")
-    installed = _installed_version(folder)
-    if (
-        (folder / MARKER).exists()
-        or not installed
-        or not os.access(folder / "bin" / "agent-server", os.X_OK)
-    ):
-        return result(
-            "unfinished", f"The installation of the agent engine in {folder} was not completed."
-        )
-    stamp = _read_json(folder / STAMP)
-    # An engine without a stamp was not installed by this server, for example by an image. Only its version counts.
-    if installed != required or (stamp and stamp["constraints"] != _fingerprint()):
-        return result(
-            "outdated",
-            f"{folder} contains engine {installed}, but this server needs version {required} with the packages of "
-            "its constraints file.",
-            installed,
-        )
-    # Scripts of a virtual environment contain its absolute path.
-    if stamp and stamp["folder"] != str(folder):
-        return result(
-            "outdated",
-            f"{folder} was moved after the engine was installed, so it must be installed again.",
-            installed,
-        )
-    return result("ready", f"Agent engine {required} in {folder}.")
-
-
 def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
     """Install the engine with the packages of the constraints file, unless it is ready.
 
-    Safe to repeat and to interrupt. Wait while another process installs into the same folder. Raise ``NoPython`` or
-    ``InstallFailed``.
+    Safe to repeat and to interrupt. Wait while another process installs into the same folder, and report its progress.
+    Raise ``NoPython`` or ``InstallFailed``; ``status`` then reports the reason until the next installation.
     """
     folder = settings.ENGINE_DIR
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder):
-        if (current := _inspect(folder)).is_ready:
-            return current
-        python = find_python()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(folder, progress) as lock:
+            if (current := inspect(folder)).is_ready:
+                return current
+            try:
+                _install(folder, lock, progress)
+            except (NoPython, InstallFailed) as failure:
+                engine_progress.write_failure(folder, fingerprint(), str(failure))
+                raise
+            engine_progress.forget(folder)
+            return status()
+    except OSError as error:
+        raise InstallFailed(_describe(error)) from error
+
+
+def _install(folder: Path, lock: IO[str], progress: Callable[[Progress], None]) -> None:
+    watch = Watch(folder, log_path(folder), len(required_versions()), progress, lock)
+    watch.enter("python")
+    python = find_python()
+    try:
         _clear(folder)
         free = shutil.disk_usage(folder.parent).free // 1_000_000
         if free < NEEDED_MEGABYTES:
@@ -151,14 +94,18 @@ def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
                 f"The agent engine needs about {NEEDED_MEGABYTES} MB, but the disk of {folder} has only {free} MB "
                 "free. Free some space, or set ENGINE_DIR to a folder on another disk."
             )
-        try:
-            _build(folder, python, progress)
-        except OSError as error:
-            raise InstallFailed(
-                f"The agent engine could not be installed: {error.strerror}: {error.filename}. Correct the "
-                "permissions, or set ENGINE_DIR to another folder."
-            ) from error
-        return _inspect(folder)
+        _build(folder, python, watch)
+    except OSError as error:
+        raise InstallFailed(_describe(error)) from error
+
+
+def _describe(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FULL
+    return (
+        f"The agent engine could not be installed: {error.strerror}: {error.filename}. Correct the permissions, or "
+        "set ENGINE_DIR to another folder."
+    )
 
 
 def find_python() -> Path:
@@ -221,14 +168,13 @@ def _output(command: list[str], environment: dict[str, str] | None = None) -> st
 # --- Installing -----------------------------------------------------------------
 
 
-def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> None:
+def _build(folder: Path, python: Path, watch: Watch) -> None:
     folder.mkdir(mode=0o755, exist_ok=True)
     (folder / MARKER).write_text("{}")
-    log = folder.parent / f"{folder.name}.log"
+    log = watch.log
     pins = CONSTRAINTS.read_text().splitlines()
     rest = folder / "packages.txt"
     rest.write_text("\n".join(line for line in pins if not line.lower().startswith(PACKAGE + "==")))
-    watch = _Watch(folder, log, progress)
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
     environment.pop("PYTHONPATH", None)
     own = str(folder / "bin" / "python")
@@ -257,13 +203,13 @@ def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> 
                     pass  # uv ignores pip's configuration files, so pip may reach an index that uv does not
             _run(pip, environment, output, log, watch)
     version = required_versions()[PACKAGE]
-    stamp = {"constraints": _fingerprint(), "folder": str(folder), "version": version}
+    stamp = {"constraints": fingerprint(), "folder": str(folder), "version": version}
     (folder / STAMP).write_text(json.dumps(stamp | {"python": str(python)}))
     (folder / MARKER).unlink()
 
 
 def _run(
-    command: list[str], environment: dict[str, str], output: IO[str], log: Path, watch: "_Watch"
+    command: list[str], environment: dict[str, str], output: IO[str], log: Path, watch: Watch
 ) -> None:
     process = subprocess.Popen(
         command,
@@ -271,6 +217,8 @@ def _run(
         stdout=output,
         stderr=subprocess.STDOUT,
         env=environment,
+        # The child keeps the lock: if this process is killed, nobody else installs while the child still writes.
+        pass_fds=[watch.lock.fileno()],
         preexec_fn=processes.die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one system call
     )
     try:
@@ -284,6 +232,10 @@ def _run(
             process.terminate()
             process.wait()
     if process.returncode:
+        if re.search(
+            r"No space left on device|Disk quota exceeded", log.read_text(errors="replace")
+        ):
+            raise InstallFailed(FULL)
         tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in tail if "error" in line.lower()] or tail or ["no output"]
         raise InstallFailed(
@@ -304,42 +256,6 @@ def _for_uv(environment: dict[str, str]) -> dict[str, str]:
     return settings_for_uv | environment | {"UV_NO_PROGRESS": "1"}
 
 
-class _Watch:
-    """A reporter of an installation's progress. It reads pip's log and the installed packages every two seconds."""
-
-    def __init__(self, folder: Path, log: Path, progress: Callable[[Progress], None]) -> None:
-        self.folder, self.log, self.progress = folder, log, progress
-        self.total = len(required_versions())
-        self.began = self.reported_at = time.monotonic()
-
-    def report(self) -> None:
-        now = time.monotonic()
-        if now - self.reported_at < 2:
-            return
-        output = self.log.read_text(errors="replace")
-        done = len(list(self.folder.glob("lib/python3*/site-packages/*.dist-info")))
-        if done > 1 or "Installing collected" in output:  # the first package is pip itself
-            phase, size = "installing", _size(self.folder) // 1_000_000
-        else:
-            sizes = re.findall(r"^ +Downloading .*\(([\d.]+) (kB|MB)\)", output, re.MULTILINE)
-            size = int(sum(float(n) * (1 if unit == "MB" else 0.001) for n, unit in sizes))
-            phase, done = "fetching", len(re.findall("^Collecting ", output, re.MULTILINE))
-        self.reported_at = time.monotonic()
-        seconds = int(now - self.began)
-        self.progress(Progress(phase, min(done, self.total), self.total, size, seconds))
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                total += _size(Path(entry.path))
-            else:
-                total += entry.stat(follow_symlinks=False).st_size
-    return total
-
-
 def _clear(folder: Path) -> None:
     """Remove an unfinished or outdated virtual environment. Raise ``InstallFailed`` for any other folder."""
     if not folder.exists():
@@ -353,32 +269,13 @@ def _clear(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    while (lock := processes.acquire_lock(_lock_path(folder))) is None:
+def _exclusive(folder: Path, progress: Callable[[Progress], None]) -> Iterator[IO[str]]:
+    """Hold the lock of the installation. While another process holds it, report the progress of that process."""
+    while (lock := processes.acquire_lock(lock_path(folder))) is None:
+        if current := engine_progress.read_progress(folder):
+            progress(current)
         time.sleep(0.5)
     try:
-        yield
+        yield lock
     finally:
         lock.close()
-
-
-def _lock_path(folder: Path) -> Path:
-    return folder.parent / f"{folder.name}.lock"
-
-
-def _installed_version(folder: Path) -> str:
-    stem = PACKAGE.replace("-", "_")
-    folders = list(folder.glob(f"lib/python3*/site-packages/{stem}-*.dist-info"))
-    return folders[0].name.removesuffix(".dist-info").rpartition("-")[2] if folders else ""
-
-
-def _fingerprint() -> str:
-    return hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, str]:
-    try:
-        content: dict[str, str] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content

@@ -73,10 +73,10 @@ _prepare()  # at import, because pytest-django reads the settings right after it
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests whose programs are missing, with the reason, and sort slow files first."""
-    from lib import engine_home
+    from lib import engine_state
 
     missing = {}
-    if not (status := engine_home.status()).is_ready:
+    if not (status := engine_state.status()).is_ready:
         missing["engine"] = status.detail
     if prepare.chromium() is None:
         missing["browser"] = "Chromium is not installed"

@@ -163,7 +163,7 @@ async def _call(access: ModelAccess, *, is_stream: bool, has_tools: bool) -> Jso
 
 
 def build_request(model: str, *, is_stream: bool, has_tools: bool) -> Json:
-    """Return a request as the engine (openhands-agent-server 1.58.0) sends it, with a short prompt."""
+    """Return a request as the engine (openhands-agent-server 1.58.2) sends it, with a short prompt."""
     task = f"Call the tool {TOOL} with the result OK." if has_tools else "Reply with the word OK."
     body: Json = {
         "model": model,

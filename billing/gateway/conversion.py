@@ -59,7 +59,7 @@ def split_completion(body: Json) -> Iterator[Json]:
 def flatten_content(message: Json) -> bool:
     """Turn a content of parts into a text, and its thinking into ``reasoning_content``; return whether it can be.
 
-    Mistral's reasoning models answer in parts, which the engine (openhands-agent-server 1.58.0) cannot join.
+    Mistral's reasoning models answer in parts, which the engine (openhands-agent-server 1.58.2) cannot join.
     """
     text = thinking = ""
     for part in message["content"]:

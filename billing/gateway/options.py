@@ -1,6 +1,6 @@
 """Options of a request that a model server may not know: the gateway removes or renames them when the server refuses.
 
-The gateway adds ``stream_options``. The engine (openhands-agent-server 1.58.0) adds the others on its own, by what its
+The gateway adds ``stream_options``. The engine (openhands-agent-server 1.58.2) adds the others on its own, by what its
 library knows about a model's name. A refused option is remembered for the model at its server, in Redis.
 """
 

@@ -1,6 +1,6 @@
 """Repairs the tool calls of chunks and completions in which servers deviate from OpenAI's API.
 
-The engine (openhands-agent-server 1.58.0) joins the parts of a call by its ``index``, and drops a call without an
+The engine (openhands-agent-server 1.58.2) joins the parts of a call by its ``index``, and drops a call without an
 ``id``. Known deviations: no index (Gemini, older Ollama); the index 0 for all parallel calls (Gemini, Ollama); no id,
 an empty one or the text ``null`` (llama.cpp, Mistral); a new id in each part (older vLLM); the name in each part;
 arguments as an object instead of a text.

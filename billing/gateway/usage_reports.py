@@ -167,7 +167,7 @@ def _count(value: Any) -> int | None:
 def repair_usage(body: dict[str, Any]) -> bool:
     """Turn counts that are texts or fractions into integers, in place; return whether anything was changed.
 
-    The engine (openhands-agent-server 1.58.0) fails a call whose counts have fractions.
+    The engine (openhands-agent-server 1.58.2) fails a call whose counts have fractions.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict):

@@ -55,7 +55,7 @@ class BudgetReserved(CallRefused):
 class BudgetReached(CallRefused):
     """The conversation has reached its cost limit."""
 
-    # 402 is a status that the engine (openhands-agent-server 1.58.0) and OpenAI's clients do not retry.
+    # 402 is a status that the engine (openhands-agent-server 1.58.2) and OpenAI's clients do not retry.
     status = 402
     code = "budget-reached"
 

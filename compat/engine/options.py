@@ -36,7 +36,7 @@ AGENT_DEFAULTS: dict[str, Any] = {
     "security_policy_filename": "security_policy.j2",
     "tool_concurrency_limit": 1,
 }
-"""Values with which the engine's clients say nothing, in openhands-sdk 1.58.0."""
+"""Values with which the engine's clients say nothing, in openhands-sdk 1.58.2."""
 _PROMPT_ARGUMENTS = {"llm_security_analyzer", "cli_mode"}
 _HANDLED = frozenset(
     {
@@ -170,7 +170,7 @@ def parse_iterations(value: Any) -> int | None:
 def parse_tags(value: Any) -> dict[str, str]:
     """Return tags: an object with names of lower-case letters and digits, and texts of up to 256 characters.
 
-    The rules are those of ``ConversationTags`` in openhands-sdk 1.58.0. Raise ``Unprocessable`` otherwise.
+    The rules are those of ``ConversationTags`` in openhands-sdk 1.58.2. Raise ``Unprocessable`` otherwise.
     """
     if value is None:
         return {}

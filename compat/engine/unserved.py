@@ -33,7 +33,7 @@ CONVERSATION_ROUTES = {
     "runtime": "Read `execution_status` in the conversation's record.",
     "runtime/reprovision": "Use POST /api/v1/conversations/{id}/resume.",
 }
-"""Routes below ``/api/conversations/{id}/`` of openhands-agent-server 1.58.0, with what to use instead."""
+"""Routes below ``/api/conversations/{id}/`` of openhands-agent-server 1.58.2, with what to use instead."""
 BASH_ROUTES = {
     "execute_bash_command": "The command was not run. Ask the agent to run it.",
     "start_bash_command": "The command was not run. Ask the agent to run it.",

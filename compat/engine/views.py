@@ -202,7 +202,7 @@ class EngineEventsView(EngineView):
         The agent starts to work on the message only if ``run`` is true.
         """
         row = self.get_conversation(pk)
-        # Without effect, as in the engine (openhands-agent-server 1.58.0): the sender is the user of the key.
+        # Without effect, as in the engine (openhands-agent-server 1.58.2): the sender is the user of the key.
         check_fields(read_object(request), handled=("role", "content", "run", "sender"))
         body = self.body(V1MessageSerializer)
         text, images = split_message(body)

@@ -13,6 +13,7 @@ from billing import services as billing
 from compat.v1.translation import format_timestamp
 from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, StartTask
+from conversations.models.sandbox import find_wait
 from conversations.services import (
     SandboxStatus,
     conversation_key,
@@ -205,7 +206,7 @@ def serialize_start(start: StartTask) -> dict[str, Any]:
         "created_by_user_id": str(row.created_by_id),
         "status": start.phase,
         # With the status ERROR the web client shows this text.
-        "detail": start.error or _describe_queue(start),
+        "detail": start.error or find_wait(start.phases) or _describe_queue(start),
         "app_conversation_id": row.pk.hex if is_ready else None,
         "sandbox_id": row.sandbox_id.hex if row.sandbox_id else None,
         "agent_server_url": settings.PUBLIC_URL if is_ready else None,

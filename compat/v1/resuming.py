@@ -10,7 +10,7 @@ from lib.times import parse_time
 YES = frozenset({"true", "1", "yes", "on", "t", "y"})
 NO = frozenset({"false", "0", "no", "off", "f", "n"})
 MODES = ("all", "since")
-"""The values of ``resend_mode``, as in openhands-agent-server 1.58.0."""
+"""The values of ``resend_mode``, as in openhands-agent-server 1.58.2."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,7 +272,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             return [text] if text else []
         if not isinstance(frame, StatusFrame) or frame.record is None:
             return []
-        # The SDK reads these from the state that it received, so it would show an old policy (openhands-sdk 1.58.0).
+        # The SDK reads these from the state that it received, so it would show an old policy (openhands-sdk 1.58.2).
         safety = {name: build(frame.record[name]) for name, build in SAFETY.items()}
         texts = [
             translation.encode_state(name, value)

@@ -1,6 +1,6 @@
 """Actions in a sandbox's workspace: run the programs of ``conversations.engine.inside`` and transfer files.
 
-The engine's own routes (openhands-agent-server 1.58.0) split Git's output at white space, read files as UTF-8, leave
+The engine's own routes (openhands-agent-server 1.58.2) split Git's output at white space, read files as UTF-8, leave
 entries out of archives without notice, and answer most failures with 500. So this module runs its own programs through
 the engine's ``execute``, and uses the engine's routes only to move the bytes of files.
 """

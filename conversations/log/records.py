@@ -4,10 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from accounts.settings.choices import SecurityAnalyzer
 from billing import services as billing
 from conversations.models import Conversation, StartTask
 from conversations.models.conversation import find_lender
+from conversations.models.sandbox import find_wait
 
 
 def build_record(conversation: Conversation) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def serialize_start_task(start: Any) -> dict[str, Any]:
         "id": start.id,
         "phase": start.phase,
         "phases": start.phases,
+        "detail": _find_wait(start),
         "reason": start.reason,
         "error": start.error,
         "attempts": start.attempts,
@@ -89,3 +93,14 @@ def serialize_start_task(start: Any) -> dict[str, Any]:
         "updated_at": start.updated_at,
         "finished_at": start.finished_at,
     }
+
+
+def _find_wait(start: Any) -> str:
+    if start.finished_at is not None:
+        return ""
+    phases = start.phases
+    if isinstance(
+        phases, orjson.Fragment
+    ):  # JSON that was not decoded, because most starts have ended
+        phases = orjson.loads(orjson.dumps(phases))
+    return find_wait(phases)

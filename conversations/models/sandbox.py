@@ -170,3 +170,12 @@ class StartTask(models.Model):
 
     def __str__(self) -> str:
         return f"{self.phase} of {self.conversation_id}"
+
+
+def find_wait(phases: list[dict[str, Any]]) -> str:
+    """Return for what a start with these phases waits, as a sentence with the progress; empty if it does not wait.
+
+    Only such a phase has a ``percent``: the share of the installation that is done, from 0 to 99, or None.
+    """
+    last = phases[-1] if phases else {}
+    return str(last["detail"]) if "percent" in last and last["finished_at"] is None else ""

@@ -6,7 +6,7 @@ from django.conf import settings
 
 from conversations.sandboxes.egress.policy import GATEWAY_NAME
 from conversations.sandboxes.provider import SandboxImpossible, SandboxNotYet, SandboxSpec
-from lib import engine_home
+from lib import engine_state
 from lib.addresses import literal_address
 
 MODULE = "openhands.agent_server"
@@ -15,15 +15,27 @@ FOLDERS = ("project", "home", "conversations", "bash_events", "worktrees")
 """The folders with a sandbox's data, in the sandbox's folder."""
 
 
+NOT_INSTALLED = (
+    "The agent engine is not installed on this server, so its agents cannot start. An administrator installs it with "
+    "`manage.py install_engine`; `manage.py doctor` shows the cause."
+)
+"""A sentence for users. It contains no path and no cause, because members of all organizations may read it."""
+
+
 def check_engine() -> None:
     """Raise ``SandboxNotYet`` while the engine is being installed, and ``SandboxImpossible`` if it is not installed."""
-    engine = engine_home.status()
-    if engine.state == "installing":
-        raise SandboxNotYet(
-            "The agent engine is being installed. This happens once and takes about a minute."
-        )
+    engine = check_installation()
     if not engine.is_ready:
-        raise SandboxImpossible(f"{engine.detail} Run `manage.py install_engine`.")
+        raise SandboxImpossible(NOT_INSTALLED)
+
+
+def check_installation() -> engine_state.Status:
+    """Return the state of the engine. Raise ``SandboxNotYet`` with the progress while it is being installed."""
+    engine = engine_state.status()
+    if engine.is_installing:
+        percent = engine.progress.percent if engine.progress else None
+        raise SandboxNotYet(engine.detail, percent=percent)
+    return engine
 
 
 def build_engine_environment(spec: SandboxSpec, *, root: str, run: str) -> dict[str, str]:

@@ -126,7 +126,10 @@ class SandboxImpossible(SandboxUnavailable):
 
 
 class SandboxNotYet(SandboxUnavailable):
-    """A requirement of the sandbox, such as the engine, is being installed. Retry later."""
+    """A requirement of the sandbox, such as the engine, is being installed. Retry later.
+
+    ``extra["percent"]`` is the share of the installation that is done, from 0 to 99, or None.
+    """
 
     code = "sandbox-not-yet"
 

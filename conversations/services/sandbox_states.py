@@ -8,6 +8,7 @@ from uuid import UUID
 from django.conf import settings
 
 from conversations.models import Conversation, Sandbox, StartTask
+from conversations.models.sandbox import find_wait
 from conversations.sandboxes.provider import Isolation, SandboxImpossible, Usage, get_provider
 from conversations.services.starts import OCCUPYING, replaces_process_provider
 from lib.problems import Problem
@@ -62,6 +63,8 @@ class SandboxState:
     """When the status began; None if this was not recorded."""
     queue_position: int | None
     """The position in the organization's queue for a sandbox, from 1; None if the sandbox is not waiting."""
+    detail: str
+    """For what the start of the sandbox waits, with the progress; empty if it does not wait."""
     provider: str
     engine_version: str
     """The version of the agent engine; empty until the engine has answered for the first time."""
@@ -102,6 +105,7 @@ def describe_sandbox(*, conversation: Conversation) -> SandboxState:
         status=status,
         since=_since(status, sandbox, start),
         queue_position=start.queue_position if start and start.finished_at is None else None,
+        detail=find_wait(start.phases) if start and start.finished_at is None else "",
         provider=sandbox.provider,
         engine_version=sandbox.engine_version,
         runs=sandbox.run,

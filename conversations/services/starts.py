@@ -24,6 +24,7 @@ from conversations.models import (
     Sandbox,
     StartTask,
 )
+from conversations.sandboxes.engine_environment import check_installation
 from conversations.sandboxes.provider import (
     SandboxImpossible,
     SandboxNotYet,
@@ -57,6 +58,8 @@ log = logging.getLogger(__name__)
 Phase = StartTask.Phase
 QUEUE_SECONDS = 2
 """The delay in seconds before a start that had to wait is tried again. After failures the delay is a multiple of it."""
+ENGINE_SECONDS = 1
+"""The delay in seconds before a start that waits for the installation of the engine is tried again."""
 QUEUE_MAX_SECONDS = 60
 """The longest delay in seconds of a start that waits for a free slot of its organization."""
 MAX_ATTEMPTS = 3
@@ -95,6 +98,8 @@ def start_conversation(*, conversation_id: UUID) -> None:
     sandbox = conversation.sandbox
     try:
         _check_still_desired(sandbox)
+        # A start that waits for the engine occupies no slot of its organization.
+        check_installation()
         # The model gateway token of a sandbox that was stopped for a long time has expired.
         with _phase(task, Phase.WORKING):
             billing.extend_gateway_tokens(conversation_ids=[conversation_id])
@@ -118,7 +123,7 @@ def start_conversation(*, conversation_id: UUID) -> None:
         _record_cancellation(task)
         return
     except SandboxNotYet as error:
-        _postpone(task, str(error.detail))
+        _postpone(task, error)
         return
     except (Problem, StartFailed, EngineUnreachable, EngineRefused) as error:
         _record_failure(task, conversation, error)
@@ -150,14 +155,27 @@ def queue_next_start(organization_id: UUID) -> None:
         queue.hasten_start(oldest.conversation_id)
 
 
-def _postpone(task: StartTask, reason: str) -> None:
-    """Queue the start again without counting this attempt. ``reason`` is shown to the conversation's owner."""
+def _postpone(task: StartTask, error: SandboxNotYet) -> None:
+    """Queue the start again without counting this attempt. The conversation's owner sees the reason and the progress.
+
+    The wait is part of the first phase, which continues until the start proceeds. It has no time limit.
+    """
     with transaction.atomic():
-        Sandbox.objects.filter(conversation=task.conversation_id).update(
-            observed=Sandbox.Observed.PENDING, detail=reason
-        )
-        _update(task, attempts=task.attempts - 1)
-        queue.start_conversation(task.conversation_id, in_seconds=QUEUE_SECONDS)
+        phases = [entry for entry in task.phases if entry["phase"] == Phase.WORKING][:1]
+        entry = phases[0] if phases else _entry(Phase.WORKING, started=timezone.now())
+        waiting = entry | {
+            "detail": str(error.detail)[:500],
+            "percent": error.extra.get("percent"),
+            "finished_at": None,
+        }
+        if task.phases != [waiting]:
+            Sandbox.objects.filter(conversation=task.conversation_id).update(
+                observed=Sandbox.Observed.PENDING, detail=str(error.detail)
+            )
+            _update(task, phase=Phase.WORKING, phases=[waiting], queue_position=None)
+        # Without an announcement, because nothing changed for readers.
+        StartTask.objects.filter(pk=task.pk).update(attempts=task.attempts - 1)
+        queue.start_conversation(task.conversation_id, in_seconds=ENGINE_SECONDS)
 
 
 def _claim_slot(task: StartTask, sandbox: Sandbox) -> bool:
@@ -347,7 +365,7 @@ def _remove_engine_conversation(
 
     The new one gets the log so far as a record, like a fork. Files of the workspace are kept. Safe to repeat.
     """
-    # openhands-agent-server 1.58.0 stores the agent's MCP servers with their keys, and the names of secrets, with the
+    # openhands-agent-server 1.58.2 stores the agent's MCP servers with their keys, and the names of secrets, with the
     # conversation, and no route of its API removes them.
     if client.get_conversation(conversation.pk) is not None:
         # First store the events that nobody has read yet. A lost lease is only a reason to try again.
@@ -455,6 +473,9 @@ def _describe(error: Exception, conversation: Conversation) -> str:
 def _phase(task: StartTask, phase: str) -> Iterator[None]:
     """Record the phase that the block carries out: its start and end times and, if the block fails, the error."""
     entry = _entry(phase, started=timezone.now())
+    for earlier in task.phases:
+        if earlier["phase"] == phase and "percent" in earlier:  # the start waited in this phase
+            entry["started_at"] = earlier["started_at"]
     # A retry replaces the entry of the earlier attempt.
     task.phases = [e for e in task.phases if e["phase"] != phase] + [entry]
     _update(task, phase=phase, phases=task.phases)

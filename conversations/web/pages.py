@@ -27,6 +27,7 @@ from conversations import services
 from conversations.log import records
 from conversations.log.story import StoryEntry, build_entry
 from conversations.models import Conversation
+from conversations.web.engine import build_engine
 from conversations.web.forms import (
     AnswerForm,
     FeedbackForm,
@@ -78,6 +79,10 @@ EXAMPLES = [
 @require_http_methods(["GET", "HEAD", "POST"])
 def home(request: AuthenticatedRequest) -> HttpResponse:
     """Show the prompt and the lists of conversations, or start a conversation from the prompt."""
+    if (
+        request.GET.get("part") == "engine"
+    ):  # `home.js` requests only the progress of the engine's installation
+        return render(request, "conversations/_engine.html", build_engine(request.user))
     form = PromptForm(
         request.POST if request.method == "POST" else None, initial={"message": _example(request)}
     )
@@ -95,6 +100,7 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
             organization_id=organization.pk, user_id=request.user.pk
         )
         is None,
+        **build_engine(request.user),
     }
     # `home.js` requests only the lists, to refresh them.
     template = "conversations/home.html"
@@ -189,7 +195,11 @@ def build_state_chip(record: dict[str, Any]) -> dict[str, str]:
     ``state.js`` has a copy of this function for live updates. Change both together.
     """
     status, execution = record["status"], record["execution_status"]
-    by_status = {"starting": ("Starting", "busy"), "failed": ("Failed", "bad")}
+    waits = bool((record["start_task"] or {}).get("detail"))
+    by_status = {
+        "starting": ("Waiting for the engine" if waits else "Starting", "busy"),
+        "failed": ("Failed", "bad"),
+    }
     by_execution = {
         "running": ("Running", "busy"),
         "waiting_for_confirmation": ("Waiting for you", "attention"),

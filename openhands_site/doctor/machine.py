@@ -89,9 +89,9 @@ def open_files() -> Finding:
 
 def engine() -> Finding:
     """Check that the agent engine is installed in the required version."""
-    from lib import engine_home
+    from lib import engine_state
 
-    status = engine_home.status()
+    status = engine_state.status()
     if status.is_ready:
         return ok(status.detail)
     if status.state == "installing":

@@ -37,11 +37,16 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]
 
 @dataclass
 class ProcessRole:
-    """A role and its process. A role with ``once`` runs to its end and is not restarted."""
+    """A role and its process.
+
+    A role with ``once`` runs to its end and is not restarted, unless a signal ended it. After its last run, ``on_done``
+    is called.
+    """
 
     name: str
     command: Sequence[str]
     once: bool = False
+    on_done: Callable[[], None] = lambda: None
     pass_fds: tuple[int, ...] = ()
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     started_at: float = field(default=0, init=False)
@@ -179,7 +184,9 @@ class Supervisor:
         lifetime = time.monotonic() - role.started_at
         role.process = None
         self._write_record()
-        if role.once:
+        # For example, the system kills a process when it needs memory.
+        if role.once and (code >= 0 or role.failures == len(BACKOFF_SECONDS)):
+            role.on_done()
             return
         role.failures = 0 if lifetime > STEADY_SECONDS else role.failures
         wait = BACKOFF_SECONDS[min(role.failures, len(BACKOFF_SECONDS) - 1)]

@@ -170,16 +170,20 @@ function drawState() {
   if (paneShown() === "details") drawDetails($("#pane-details"), record, linkState);
 }
 
+let waitedFor = "";
 function drawStartBox() {
   const box = $("[data-start]");
   const task = record.start_task;
+  const waits = record.status === "starting" && task?.detail ? "The agent engine is being installed. The agent starts by itself when it is ready." : "";
+  if (waits !== waitedFor) announce(waits || "The agent engine is ready.");
+  waitedFor = waits;
   const isStarting = record.status === "starting";
   const failed = record.status === "failed";
   if (!isStarting && !failed) return box.replaceChildren();
   const phases = phasesOf(task);
   if (failed && !task?.error) return box.replaceChildren(failedBox());
   const place = task?.queue_position;
-  const word = failed ? "The start failed" : place ? `Waiting for a free sandbox, position ${place} in the queue` : story.rows.length > 2 ? "Starting the sandbox again" : "Starting";
+  const word = failed ? "The start failed" : place ? `Waiting for a free sandbox, position ${place} in the queue` : task?.detail && !failed ? "Waiting for the agent engine" : story.rows.length > 2 ? "Starting the sandbox again" : "Starting";
   box.replaceChildren(drawStart(phases, failed ? task : null, word), ...(failed ? [failedBox()] : []));
 }
 
@@ -235,6 +239,7 @@ function drawHint() {
   let text = "";
   if (linkState === "gone" || linkState === "signed-out") text = linkState === "gone" ? "This conversation was deleted, or you no longer have access to it." : "You are signed out. Reload the page to sign in again.";
   else if (record.execution_status === "waiting_for_confirmation") text = asksNow(record) ? "The agent is waiting for your approval. It receives new messages after you approve or reject." : "Your decision was sent. The agent continues in a moment.";
+  else if (record.status === "starting" && record.start_task?.detail) text = "The agent starts by itself when its engine is installed. It receives your messages then.";
   else if (record.status === "starting") text = "The agent is starting. It receives your messages when it is ready.";
   else if (["paused", "stopped"].includes(record.status)) text = "The sandbox is stopped. Send a message to start it again.";
   else if (record.status === "failed") text = "The sandbox is not running. The agent receives your messages after you press “Try again”.";

@@ -64,6 +64,38 @@ function ready() {
   }
 }
 
+const engine = document.querySelector("[data-engine]");
+if (engine?.firstElementChild) followEngine();
+
+/** Show the progress of the engine's installation until it ends. Only its end is announced to screen readers. */
+async function followEngine() {
+  const installing = engine.querySelector("[data-engine-installing]");
+  try {
+    const response = document.hidden ? null : await fetch(engine.dataset.url, { credentials: "same-origin", redirect: "error" });
+    if (response?.ok) {
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const fresh = page.querySelector("[data-engine-installing]");
+      if (!page.body.firstElementChild) return engineReady(installing);
+      if (fresh && installing) {
+        installing.querySelector("[data-engine-words]").textContent = fresh.querySelector("[data-engine-words]").textContent;
+        installing.querySelector("progress").replaceWith(fresh.querySelector("progress"));
+      } else if (engine.textContent.trim() !== page.body.textContent.trim()) {
+        engine.replaceChildren(...page.body.childNodes);
+      }
+    }
+  } catch {
+    // The next request tries again.
+  }
+  setTimeout(followEngine, 2000);
+}
+
+function engineReady(installing) {
+  if (!installing) return engine.replaceChildren();
+  installing.querySelector("[data-engine-status]").textContent = "The agent engine is ready.";
+  installing.querySelector(".engine-progress").remove();
+  setTimeout(() => engine.replaceChildren(), 8000);
+}
+
 let hasMore = new URLSearchParams(location.search).has("before");
 let latest = lists.innerHTML;
 

@@ -17,7 +17,12 @@ from billing.models import ConversationUsage
 from tests.billing.conftest import wait_for_calls
 from tests.waiting import wait_until_async
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.engine,
+    pytest.mark.contract,
+    pytest.mark.slow,
+]
 ENGINE = Path(settings.ENGINE_DIR) / "bin" / "agent-server"
 KEY = "engine-session-key"
 

@@ -43,6 +43,7 @@ def build_record(conversation, **changes):
             "id": str(start.pk),
             "phase": "WORKING",
             "phases": [],
+            "detail": "",
             "reason": "a new conversation",
             "error": "",
             "attempts": 0,

@@ -7,8 +7,11 @@ import pytest
 from django.utils import timezone
 from procrastinate.contrib.django.models import ProcrastinateJob
 
+from compat.v1.responses import serialize_start
 from conversations import services
+from conversations.log import records
 from conversations.models import Conversation, Sandbox, StartTask
+from conversations.models.sandbox import find_wait
 from conversations.sandboxes.provider import (
     SandboxImpossible,
     SandboxNotYet,
@@ -16,6 +19,9 @@ from conversations.sandboxes.provider import (
     State,
 )
 from conversations.services import starts
+from lib import processes
+from lib.engine_progress import Progress, write_progress
+from lib.engine_state import lock_path
 from tests.conversations.conftest import list_queued_jobs
 
 
@@ -41,7 +47,7 @@ def test_start_records_its_phases_with_their_times(conversation, sandboxes, engi
     assert all(p["started_at"] <= p["finished_at"] for p in task.phases)
     assert task.finished_at is not None
     assert (conversation.status, conversation.sandbox.run) == ("running", 1)
-    assert conversation.sandbox.engine_version == "1.58.0"
+    assert conversation.sandbox.engine_version == "1.58.2"
     assert str(conversation.pk) in engine.conversations
 
 
@@ -278,11 +284,48 @@ def test_start_waits_while_the_engine_is_being_installed(conversation, sandboxes
             start(conversation)
     task = conversation.start_tasks.get()
     assert (conversation.status, task.attempts) == ("starting", 0)
-    assert task.phases[-1]["detail"] == "being installed"
+    assert find_wait(task.phases) == "being installed"
 
     start(conversation)
 
     assert conversation.status == "running"
+
+
+def test_start_shows_the_progress_of_the_installation_in_one_phase_and_claims_no_slot(
+    conversation, sandboxes, settings, tmp_path, alice
+):
+    settings.ENGINE_DIR = tmp_path / "engine"
+    settings.SANDBOX_MAX_RUNNING = 1
+    began = None
+    with processes.acquire_lock(lock_path(settings.ENGINE_DIR)):
+        for progress in (
+            Progress("fetching", 12, 194, 9, 4),
+            Progress("installing", 120, 194, 300, 30, 10),
+        ):
+            write_progress(settings.ENGINE_DIR, progress)
+            start(conversation)
+            [phase] = conversation.start_tasks.get().phases
+            began = began or phase["started_at"]
+
+        sentence = "The agent engine is being installed: 120 of 194 packages, about 10 s left."
+        assert phase == {
+            "phase": "WORKING",
+            "started_at": began,
+            "finished_at": None,
+            "detail": sentence,
+            "percent": 75,
+        }
+        assert conversation.sandbox.observed == "pending"
+        assert records.build_record(conversation)["start_task"]["detail"] == sentence
+        assert services.describe_sandbox(conversation=conversation).detail == sentence
+        assert serialize_start(conversation.start_tasks.get())["detail"] == sentence
+
+    start(conversation)
+
+    assert conversation.status == "running"
+    first = conversation.start_tasks.get().phases[0]
+    assert (first["phase"], first["started_at"], first["detail"]) == ("WORKING", began, "")
+    assert records.build_record(conversation)["start_task"]["detail"] == ""
 
 
 def test_sandbox_that_dies_while_starting_fails_the_conversation(

@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _act(self, method: str, suffix: str, key: str, body: Any, query: str) -> tuple[int, Any]:
         server = self.server
         if suffix in ("/ready", "/server_info"):
-            return 200, {"status": "ready", "version": "1.58.0"}
+            return 200, {"status": "ready", "version": "1.58.2"}
         if (method, suffix) == ("POST", "/api/conversations"):
             key = body["conversation_id"]
             is_new = key not in server.conversations

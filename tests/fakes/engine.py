@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import engine_home
+from lib import engine_state
 
 PROGRAM = """
 import http.server, json, os, signal, subprocess, sys, time
@@ -94,7 +94,7 @@ def fake_engine(folder: Path) -> Path:
     module.mkdir(parents=True)
     (module / "__main__.py").write_text(PROGRAM)
     (module / "config.py").write_text(CONFIG)
-    required = engine_home.required_versions()[engine_home.PACKAGE]
+    required = engine_state.required_versions()[engine_state.PACKAGE]
     (packages / f"openhands_agent_server-{required}.dist-info").mkdir()
     (folder / "bin").mkdir()
     home = Path(sys.base_prefix) / "bin"
@@ -108,7 +108,7 @@ def fake_engine(folder: Path) -> Path:
 
 def require_engine() -> None:
     """Skip the test if the real engine is not installed. Fail it instead if ``REQUIRE_ALL=1`` is set."""
-    installation = engine_home.status()
+    installation = engine_state.status()
     if not installation.is_ready:
         if os.environ.get("REQUIRE_ALL") == "1":
             pytest.fail(installation.detail)

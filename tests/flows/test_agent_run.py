@@ -13,7 +13,7 @@ from conversations.api.v1 import urls
 from tests.fakes.stack import Stack, Talk, closing_code, figure, state_of
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.contract, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

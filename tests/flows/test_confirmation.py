@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes.stack import Stack, Talk, figure
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.contract, pytest.mark.timeout(300)]
 WAITING = "waiting_for_confirmation"
 
 

@@ -9,7 +9,12 @@ import pytest
 
 from tests.fakes.stack import Stack, figure
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.contract,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+]
 CLIENT = Path(__file__).with_name("sdk_client.py")
 OPTIONS = Path(__file__).with_name("sdk_options.py")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import engine_home, processes
+from lib import engine_home, engine_progress, engine_state, processes
+from lib.engine_progress import Progress
 
-VERSION = engine_home.required_versions()[engine_home.PACKAGE]
+VERSION = engine_state.required_versions()[engine_state.PACKAGE]
 
 
 @pytest.fixture
@@ -39,42 +40,76 @@ def write_program(path: Path, text: str) -> Path:
 
 class TestStatus:
     def test_absent_folder_is_missing(self, folder):
-        assert engine_home.status().state == "missing"
+        assert engine_state.status().state == "missing"
 
     def test_installation_by_the_operator_is_ready(self, folder):
         create_fake_install(folder)
 
-        assert asdict(engine_home.status()) == {
+        assert asdict(engine_state.status()) == {
             "state": "ready",
             "version": VERSION,
             "folder": str(folder),
             "detail": f"Agent engine {VERSION} in {folder}.",
+            "progress": None,
         }
 
     def test_other_version_is_outdated(self, folder):
         create_fake_install(folder, "0.0.1")
 
-        assert engine_home.status().state == "outdated"
+        assert engine_state.status().state == "outdated"
 
     def test_interrupted_installation_is_unfinished(self, folder):
         create_fake_install(folder)
-        (folder / engine_home.MARKER).write_text("{}")
+        (folder / engine_state.MARKER).write_text("{}")
 
-        assert engine_home.status().state == "unfinished"
+        assert engine_state.status().state == "unfinished"
 
     def test_installation_from_other_constraints_is_outdated(self, folder):
         create_fake_install(folder)
         stamp = {"constraints": "previous", "folder": str(folder)}
-        (folder / engine_home.STAMP).write_text(json.dumps(stamp))
+        (folder / engine_state.STAMP).write_text(json.dumps(stamp))
 
-        assert engine_home.status().state == "outdated"
+        assert engine_state.status().state == "outdated"
 
     def test_locked_installation_is_installing_until_the_lock_is_released(self, folder):
         create_fake_install(folder)
+        (folder / engine_state.MARKER).write_text("{}")
 
         with processes.acquire_lock(folder.parent / "engine.lock"):
-            assert engine_home.status().state == "installing"
-        assert engine_home.status().is_ready
+            assert engine_state.status().detail == "The agent engine is being installed."
+            engine_progress.write_progress(folder, Progress("fetching", 1, 2, seconds_left=3))
+            status = engine_state.status()
+        assert status.state == "installing"
+        assert status.detail == (
+            "The agent engine is being installed: 1 of 2 packages downloaded, about 3 s left."
+        )
+        assert engine_state.status().state == "unfinished"
+
+    def test_ready_engine_is_ready_while_another_server_checks_it(self, folder):
+        create_fake_install(folder)
+
+        with processes.acquire_lock(folder.parent / "engine.lock"):
+            assert engine_state.status().is_ready
+
+    def test_planned_installation_is_installing_without_the_progress_of_an_earlier_one(
+        self, folder
+    ):
+        engine_progress.write_progress(folder, Progress("installing", 1, 2))
+
+        plan = engine_state.plan_installation()
+
+        assert engine_state.plan_installation() is None
+        assert engine_state.status().detail == "The agent engine is being installed."
+        plan.close()
+        assert engine_state.status().state == "missing"
+
+    def test_failure_is_reported_until_the_constraints_change(self, folder, monkeypatch):
+        engine_progress.write_failure(folder, engine_state.fingerprint(), "No network.")
+
+        status = engine_state.status()
+        assert (status.state, status.detail) == ("failed", "No network.")
+        monkeypatch.setattr(engine_state, "fingerprint", lambda: "another release")
+        assert engine_state.status().state == "missing"
 
 
 class TestPython:
@@ -154,7 +189,8 @@ class TestInstall:
         self.build_wheel(wheels, "something_else", "2.0", "")
         constraints = tmp_path / "constraints.txt"
         constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
-        monkeypatch.setattr(engine_home, "CONSTRAINTS", constraints)
+        for module in (engine_home, engine_state):
+            monkeypatch.setattr(module, "CONSTRAINTS", constraints)
         monkeypatch.setattr(engine_home, "OLDEST_PYTHON", (3, 11))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
@@ -186,19 +222,19 @@ class TestInstall:
         own = [str(folder / "bin" / "python"), "-c", "import something_else"]
         assert subprocess.run(own, check=False).returncode == 0
 
-        stamp = (folder / engine_home.STAMP).stat().st_mtime_ns
+        stamp = (folder / engine_state.STAMP).stat().st_mtime_ns
         engine_home.install()
-        assert (folder / engine_home.STAMP).stat().st_mtime_ns == stamp, (
+        assert (folder / engine_state.STAMP).stat().st_mtime_ns == stamp, (
             "a ready engine was installed again"
         )
 
-        (folder / engine_home.STAMP).unlink()
-        (folder / engine_home.MARKER).write_text("{}")
-        assert engine_home.status().state == "unfinished"
+        (folder / engine_state.STAMP).unlink()
+        (folder / engine_state.MARKER).write_text("{}")
+        assert engine_state.status().state == "unfinished"
         assert engine_home.install().is_ready
 
         constraints.write_text(constraints.read_text() + "# changed\n")
-        assert engine_home.status().state == "outdated"
+        assert engine_state.status().state == "outdated"
 
     def test_missing_package_raises_with_the_path_of_the_log(self, folder, constraints):
         constraints.write_text("absent==1\nopenhands-agent-server==1.0\n")
@@ -208,7 +244,11 @@ class TestInstall:
             match=r"could not be installed: .*absent==1.* See the log in .*engine\.log",
         ):
             engine_home.install()
-        assert engine_home.status().state == "unfinished"
+        assert engine_state.status().state == "failed"
+        assert "absent==1" in engine_state.status().detail
+
+        constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
+        assert engine_state.status().state == "unfinished"
 
     def test_folder_with_other_files_is_not_changed(self, folder, constraints):
         folder.mkdir()

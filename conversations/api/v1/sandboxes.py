@@ -85,6 +85,10 @@ class SandboxSerializer(serializers.Serializer[Any]):
         allow_null=True,
         help_text="The position in the organization's queue for a sandbox, from 1; null if the sandbox is not waiting.",
     )
+    detail = serializers.CharField(
+        allow_blank=True,
+        help_text="For what the start of the sandbox waits, with the progress; empty if it does not wait.",
+    )
     provider = serializers.CharField()
     engine_version = serializers.CharField(
         allow_blank=True,

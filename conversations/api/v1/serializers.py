@@ -41,6 +41,12 @@ class PhaseSerializer(serializers.Serializer[Any]):
     started_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
     detail = serializers.CharField(allow_blank=True)
+    percent = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        help_text="Only in a phase that waits for an installation: the share that is done, from 0 to 99; null if it is "
+        "not known.",
+    )
 
 
 class StartTaskSerializer(serializers.Serializer[Any]):
@@ -49,6 +55,11 @@ class StartTaskSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     phase = serializers.ChoiceField(choices=StartTask.Phase.choices)
     phases = PhaseSerializer(many=True)
+    detail = serializers.CharField(
+        allow_blank=True,
+        help_text="For what the start waits, with the progress, such as “The agent engine is being installed: 120 of "
+        "194 packages, about 15 s left.” Empty if it does not wait.",
+    )
     reason = serializers.CharField()
     error = serializers.CharField(allow_blank=True)
     attempts = serializers.IntegerField()

@@ -1,6 +1,6 @@
 """The changed files of a workspace, in its repository and in the repositories below it.
 
-openhands-agent-server 1.58.0 splits ``git diff --name-status`` at white space, so its own list fails for names with
+openhands-agent-server 1.58.2 splits ``git diff --name-status`` at white space, so its own list fails for names with
 spaces and quotes other names. Here, Git ends each name with a NUL.
 """
 

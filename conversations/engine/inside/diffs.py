@@ -1,6 +1,6 @@
 """A file before and after its changes, and the difference as Git writes it.
 
-openhands-agent-server 1.58.0 reads files as UTF-8, shows all others as empty, splits lines at every line separator of
+openhands-agent-server 1.58.2 reads files as UTF-8, shows all others as empty, splits lines at every line separator of
 Unicode, and refuses files above 1 MiB without an own status.
 """
 

@@ -94,7 +94,7 @@ def check_without_top(folder: bytes) -> None:
 def find_base(repository: bytes) -> str:
     """Return the commit, or the empty tree, with which the work tree is compared.
 
-    The order is that of openhands-agent-server 1.58.0 (``sdk/git/utils.py``, ``_get_display_base_ref``), without its
+    The order is that of openhands-agent-server 1.58.2 (``sdk/git/utils.py``, ``_get_display_base_ref``), without its
     question to the remote over the network: the branch on ``origin``, unless it holds all work already; the point
     where the work left the default branch; the last commit.
     """

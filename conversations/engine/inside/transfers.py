@@ -22,7 +22,7 @@ def open_file(root: bytes, path: str) -> dict[str, Any]:
     """Check that a file can be read; return the path under which the engine can send it.
 
     ``temporary`` is a folder to remove afterwards, or None: a name that is not UTF-8 gets a link there, and a file that
-    was just written a copy. The engine (openhands-agent-server 1.58.0) announces the size and then reads to the end, so
+    was just written a copy. The engine (openhands-agent-server 1.58.2) announces the size and then reads to the end, so
     the download of a file that grows or shrinks meanwhile breaks off.
     """
     file = paths.find(root, path)

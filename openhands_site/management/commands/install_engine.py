@@ -1,12 +1,20 @@
 """The ``install_engine`` command: install the agent engine into a virtual environment of its own."""
 
+import os
+import time
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 
-from lib import engine_home
+from lib import engine_home, engine_state
 from lib.commands import OperatorCommand
+from lib.engine_progress import Progress
+
+LINE_SECONDS = 5.0
+"""The shortest time between two lines about the progress."""
+NICENESS = 10
+"""How much lower the priority is with ``--low-priority``, as in nice(2)."""
 
 
 class Command(OperatorCommand):
@@ -14,14 +22,42 @@ class Command(OperatorCommand):
     help = "Install the agent engine into ENGINE_DIR, unless the required version is already installed."
     requires_system_checks = ()
 
-    def run(self, *, dry_run: bool, **options: Any) -> dict[str, Any]:
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--low-priority",
+            action="store_true",
+            help="let other programs of this machine go first, so that a server on it stays quick",
+        )
+
+    def run(self, *, dry_run: bool, low_priority: bool, **options: Any) -> dict[str, Any]:
         if dry_run:
-            status = engine_home.status()
+            status = engine_state.status()
+            self.say(status.detail)
         else:
-            self.say("Checking the agent engine …")
-            try:
-                status = engine_home.install(progress=lambda progress: self.say(str(progress)))
-            except (engine_home.NoPython, engine_home.InstallFailed) as error:
-                raise CommandError(str(error)) from error
-        self.say(status.detail)
+            status = self._install(low_priority=low_priority)
         return asdict(status) | {"dry_run": dry_run}
+
+    def _install(self, *, low_priority: bool) -> engine_state.Status:
+        began = time.monotonic()
+        if (found := engine_state.status()).is_ready:
+            self.say(found.detail)
+            return found
+        self.say(
+            "Installing the agent engine. This happens once, and the server can be used meanwhile."
+        )
+        self.printed_at, self.printed = began, ""
+        if low_priority:
+            os.nice(NICENESS)
+        try:
+            status = engine_home.install(progress=self._print)
+        except (engine_home.NoPython, engine_home.InstallFailed) as error:
+            raise CommandError(str(error)) from error
+        self.say(f"The agent engine is ready (took {time.monotonic() - began:.0f} s).")
+        return status
+
+    def _print(self, progress: Progress) -> None:
+        words = str(progress)
+        if time.monotonic() - self.printed_at < LINE_SECONDS or words in ("", self.printed):
+            return
+        self.printed_at, self.printed = time.monotonic(), words
+        self.say(f"  {words}")

@@ -434,7 +434,13 @@ class Quickstart:
         if self.grpc_port is not None:
             roles.append(role("grpc", "run_grpc", "--port", str(self.grpc_port)))
         if self.wants_engine:
-            roles.append(role("engine", "install_engine", once=True))
+            from lib.engine_state import plan_installation
+
+            # Conversations that start before the installation begins wait for it too.
+            plan = plan_installation()
+            done = plan.close if plan else lambda: None
+            command = ("install_engine", "--low-priority")
+            roles.append(role("engine", *command, once=True, on_done=done))
         return roles
 
     def _supervise(self, listener: socket.socket, link: str) -> None:

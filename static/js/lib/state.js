@@ -27,6 +27,7 @@ export function chipOf(record) {
   const task = record.start_task;
   if (record.status === "starting") {
     const place = task?.queue_position;
+    if (task?.detail) return { label: "Waiting for the engine", tone: "busy", detail: task.detail };
     return { label: place ? `Waiting, number ${place}` : "Starting", tone: "busy", detail: place ? "" : (PHASES[task?.phase] ?? "") };
   }
   if (record.status === "failed") return { label: "Failed", tone: "bad", detail: record.status_detail };
@@ -54,7 +55,7 @@ export function asksNow(record) {
   return record.execution_status === "waiting_for_confirmation" && record.status !== "failed" && record.asked_seq !== null;
 }
 
-/** Return the phases of a start in order, each as `{name, label, state: done|now|failed, seconds, detail}`. */
+/** Return the phases of a start in order, each as `{name, label, state: done|now|failed, seconds, detail, percent}`. */
 export function phasesOf(task, now = Date.now()) {
   if (!task) return [];
   return (task.phases ?? [])
@@ -71,6 +72,7 @@ export function phasesOf(task, now = Date.now()) {
         state: failed ? "failed" : isRunning ? "now" : "done",
         seconds: Math.max(0, (end - Date.parse(phase.started_at)) / 1000),
         detail: phase.detail ?? "",
+        percent: isRunning ? (phase.percent ?? null) : null,
       };
     });
 }

@@ -284,7 +284,7 @@ export function drawStart(phases, task, word) {
       phases.map((phase) => {
         const mark = phase.state === "now" ? h("span", { class: "spinner" }) : h("span", { class: `step-state${phase.state === "failed" ? " bad" : ""}` }, icon(phase.state === "failed" ? "x" : "check"));
         const length = phase.state === "now" ? clock(phase.seconds) : duration(phase.seconds);
-        return h("li", { class: phase.state }, mark, h("span", {}, phase.label), h("span", { class: "secs" }, length), phase.detail ? h("small", {}, phase.detail) : null);
+        return h("li", { class: phase.state }, mark, h("span", {}, phase.label), h("span", { class: "secs" }, length), phase.detail ? h("small", {}, phase.detail) : null, phase.percent === null ? null : h("progress", { max: "100", value: String(phase.percent), "aria-label": "Installation of the agent engine" }));
       }),
     ),
     task?.error ? h("p", { class: "trouble-text" }, task.error) : null,

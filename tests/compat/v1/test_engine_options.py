@@ -30,7 +30,7 @@ AGENT = {
     "tool_concurrency_limit": 1,
     "persona": None,
 }
-"""``Agent.model_dump()`` of openhands-sdk 1.58.0."""
+"""``Agent.model_dump()`` of openhands-sdk 1.58.2."""
 SDK_BODY = {
     "agent": AGENT,
     "initial_message": None,
@@ -49,7 +49,7 @@ SDK_BODY = {
     "observability_parent_span_context": None,
     "user_id": None,
 }
-"""The body that ``RemoteConversation`` of openhands-sdk 1.58.0 sends when a program sets no options."""
+"""The body that ``RemoteConversation`` of openhands-sdk 1.58.2 sends when a program sets no options."""
 ALWAYS = {"kind": "AlwaysConfirm"}
 
 

@@ -36,7 +36,7 @@ from tests.fakes.engine import require_engine
 from tests.fakes.scripted_llm import ScriptedLLM
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.contract, pytest.mark.timeout(300)]
 provider = get_provider("process")
 TOKEN = "conversation-token"
 ENDED = {"finished", "error", "stuck", "paused", "idle", "waiting_for_confirmation"}

@@ -17,7 +17,12 @@ from conversations.services import engine_requests, workspace_access
 from tests.conversations.workspace.conftest import run_without_power
 from tests.fakes.dials import build_dial
 
-pytestmark = [pytest.mark.engine, pytest.mark.django_db, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.contract,
+    pytest.mark.django_db,
+    pytest.mark.timeout(300),
+]
 
 
 def put(box, path, content=b"x"):

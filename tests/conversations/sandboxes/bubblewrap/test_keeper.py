@@ -11,7 +11,7 @@ import pytest
 from conversations.sandboxes.bubblewrap import launching as module
 from conversations.sandboxes.bubblewrap import support
 from conversations.sandboxes.provider import SandboxSpec, SandboxUnavailable, State, get_provider
-from lib import engine_home
+from lib import engine_state
 from tests import prepare
 from tests.waiting import wait_until
 
@@ -28,8 +28,8 @@ def start(settings, tmp_path, monkeypatch):
     """Return a function that starts a sandbox which runs a Python program, and destroy the sandbox afterwards."""
     settings.SANDBOX_DIR = tmp_path / "sandboxes"
     settings.ENGINE_DIR = prepare.engine_dir()
-    ready = engine_home.Status("ready", "1", str(settings.ENGINE_DIR), "")
-    monkeypatch.setattr(engine_home, "status", lambda: ready)
+    ready = engine_state.Status("ready", "1", str(settings.ENGINE_DIR), "")
+    monkeypatch.setattr(engine_state, "status", lambda: ready)
     build = module._build_request
     spec = SandboxSpec(uuid4(), "session-key", "s" * 40, "http://127.0.0.1:1")
 

@@ -12,7 +12,7 @@ import pytest
 from conversations.sandboxes import folders
 from conversations.sandboxes.bubblewrap import support
 from conversations.sandboxes.provider import SandboxUnavailable, State, get_provider
-from lib import engine_home, processes
+from lib import engine_state, processes
 from tests.conversations.sandboxes.box import list_alive
 from tests.waiting import wait_until
 
@@ -27,15 +27,16 @@ def test_unknown_provider_is_refused():
 def test_start_is_refused_without_an_engine(box, settings):
     shutil.rmtree(settings.ENGINE_DIR)
 
-    with pytest.raises(SandboxUnavailable, match=r"is not installed in .* Run `manage") as caught:
+    with pytest.raises(SandboxUnavailable, match=r"is not installed on .* `manage") as caught:
         box.start()
     assert caught.value.is_permanent
     assert caught.value.status == 503
 
 
 def test_start_is_postponed_while_the_engine_is_being_installed(box, settings):
+    (settings.ENGINE_DIR / engine_state.MARKER).write_text("{}")
     with (
-        processes.acquire_lock(engine_home._lock_path(settings.ENGINE_DIR)),
+        processes.acquire_lock(engine_state.lock_path(settings.ENGINE_DIR)),
         pytest.raises(SandboxUnavailable, match="is being installed") as caught,
     ):
         box.start()
