@@ -1,4 +1,4 @@
-"""The virtual environment of the agent engine: its state, its installation and the search for a Python interpreter.
+"""The virtual environment of the agent engine: its state and its installation.
 
 The engine needs a newer Python than this server and about two hundred packages, so it has a virtual environment of
 its own in ``ENGINE_DIR``. The installation writes ``bin/agent-server`` near its end and ``installed.json`` last, so
@@ -6,7 +6,6 @@ an interrupted installation is recognized.
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,26 +23,18 @@ from typing import IO
 from django.conf import settings
 
 from lib import processes
+from lib.engine_python import fetch_python, find_python
+from lib.python_packages import index, pip_settings, uv_program
 
 PACKAGE = "openhands-agent-server"
 CONSTRAINTS: Path = settings.BASE_DIR / "engine" / "agent-server-constraints.txt"
-OLDEST_PYTHON = (3, 12)
 NEEDED_MEGABYTES = 1_200
+FETCHING_PYTHON = "fetching Python"
 STAMP, MARKER = "installed.json", "installing.json"
 """The stamp describes a complete installation.
 
 The marker exists during an installation, and after an interrupted one.
 """
-_NAMES = ("python3.13", "python3.12", "python3.14", "python3")
-NO_PYTHON = (
-    "The agent engine needs Python 3.12 or newer, which was not found. Install it (`apt install python3.12 "
-    "python3.12-venv`, `brew install python@3.13`, `uv python install 3.13` or `pyenv install 3.13`), or set "
-    "OH_ENGINE_PYTHON=/path/to/python. Until then the server works, but agents cannot start."
-)
-
-
-class NoPython(Exception):
-    """This machine has no Python interpreter for the engine. The message says how to install one."""
 
 
 class InstallFailed(Exception):
@@ -66,7 +58,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of an installation. ``phase`` is ``fetching`` or ``installing``."""
+    """The progress of an installation. ``phase`` is ``FETCHING_PYTHON``, ``fetching`` or ``installing``."""
 
     phase: str
     done: int
@@ -75,6 +67,8 @@ class Progress:
     seconds: int
 
     def __str__(self) -> str:
+        if self.phase == FETCHING_PYTHON:
+            return f"{self.phase}, {self.megabytes} MB, {self.seconds} s"
         packages = f"{self.done} of {self.total} packages"
         return f"{self.phase} {packages}, {self.megabytes} MB, {self.seconds} s"
 
@@ -135,24 +129,20 @@ def _inspect(folder: Path) -> Status:
 def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
     """Install the engine with the packages of the constraints file, unless it is ready.
 
-    Safe to repeat and to interrupt. Wait while another process installs into the same folder. Raise ``NoPython`` or
-    ``InstallFailed``.
+    Safe to repeat and to interrupt. Wait while another process installs into the same folder. Raise
+    ``engine_python.NoPython`` or ``InstallFailed``.
     """
     folder = settings.ENGINE_DIR
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder):
         if (current := _inspect(folder)).is_ready:
             return current
-        python = find_python()
-        _clear(folder)
-        free = shutil.disk_usage(folder.parent).free // 1_000_000
-        if free < NEEDED_MEGABYTES:
-            raise InstallFailed(
-                f"The agent engine needs about {NEEDED_MEGABYTES} MB, but the disk of {folder} has only {free} MB "
-                "free. Free some space, or set ENGINE_DIR to a folder on another disk."
-            )
         try:
-            _build(folder, python, progress)
+            with _available_uv() as uv:
+                python = find_python(uv) or _fetch_python(uv, progress)
+                _clear(folder)
+                _check_space(folder)
+                _build(folder, python, uv, progress)
         except OSError as error:
             raise InstallFailed(
                 f"The agent engine could not be installed: {error.strerror}: {error.filename}. Correct the "
@@ -161,67 +151,45 @@ def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
         return _inspect(folder)
 
 
-def find_python() -> Path:
-    """Return the first suitable Python interpreter: new enough, and able to create virtual environments.
-
-    Each candidate is run, because pyenv has shims on ``PATH`` for versions that are not active. Raise ``NoPython`` if
-    there is none.
-    """
-    if name := settings.ENGINE_PYTHON:
-        if python := _try(shutil.which(name) or name):
-            return python
-        raise NoPython(
-            f"OH_ENGINE_PYTHON (or AGENT_PYTHON) is {name}, which is not Python 3.12 or newer with the venv module. "
-            "Correct it, or unset it to search for a suitable Python."
-        )
-    for candidate in _candidates():
-        if python := _try(candidate):
-            return python
-    raise NoPython(NO_PYTHON)
-
-
-def _candidates() -> Iterator[str]:
-    for name in _NAMES:
-        if path := shutil.which(name):
-            yield path
-    root = os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))
-    # Unlike Path.glob, this function skips folders that are not readable. 3.13 comes first, because compiled packages
-    # support a newer Python only some time after its release.
-    versions = glob.glob(f"{glob.escape(root)}/versions/3.1[2-9]*/bin/python")  # noqa: PTH207
-    yield from sorted(sorted(versions, reverse=True), key=lambda path: "/3.13" not in path)
-    if uv := shutil.which("uv"):
-        quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
-        yield from _output([uv, "python", "find", ">=3.12"], quiet).splitlines()
-
-
-def _try(python: str) -> Path | None:
-    """Run an interpreter and return its real path if it is suitable, else None."""
-    code = "import sys, venv, ensurepip; print(*sys.version_info[:2]); print(sys.executable)"
-    version, _, path = _output([python, "-I", "-c", code]).strip().partition("\n")
-    if not path or tuple(map(int, version.split())) < OLDEST_PYTHON:
-        return None
-    return Path(path)
-
-
-def _output(command: list[str], environment: dict[str, str] | None = None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-            env=os.environ | (environment or {}),
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
-
-
 # --- Installing -----------------------------------------------------------------
 
 
-def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> None:
+def _check_space(folder: Path) -> None:
+    free = shutil.disk_usage(folder.parent).free // 1_000_000
+    if free < NEEDED_MEGABYTES:
+        raise InstallFailed(
+            f"The agent engine needs about {NEEDED_MEGABYTES} MB, but the disk of {folder} has only {free} MB "
+            "free. Free some space, or set ENGINE_DIR to a folder on another disk."
+        )
+
+
+@contextlib.contextmanager
+def _available_uv() -> Iterator[Path | None]:
+    """Yield the pinned uv, else the one of ``PATH``, else None: then pip does the work."""
+    with contextlib.ExitStack() as stack:
+        uv = uv_program.find_uv(Path(sys.prefix, "bin"))
+        if uv is None:
+            try:
+                uv = stack.enter_context(uv_program.unpacked_uv())
+            except uv_program.NoUv:
+                uv = uv_program.find_other_uv()
+            except index.WrongHash:
+                uv = None
+        yield uv
+
+
+def _fetch_python(uv: Path | None, progress: Callable[[Progress], None]) -> Path:
+    total = len(required_versions())
+
+    def report(megabytes: int, seconds: int) -> None:
+        progress(Progress(FETCHING_PYTHON, 0, total, megabytes, seconds))
+
+    return fetch_python(uv, report=report)
+
+
+def _build(
+    folder: Path, python: Path, uv: Path | None, progress: Callable[[Progress], None]
+) -> None:
     folder.mkdir(mode=0o755, exist_ok=True)
     (folder / MARKER).write_text("{}")
     log = folder.parent / f"{folder.name}.log"
@@ -229,33 +197,30 @@ def _build(folder: Path, python: Path, progress: Callable[[Progress], None]) -> 
     rest = folder / "packages.txt"
     rest.write_text("\n".join(line for line in pins if not line.lower().startswith(PACKAGE + "==")))
     watch = _Watch(folder, log, progress)
-    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
-    environment.pop("PYTHONPATH", None)
     own = str(folder / "bin" / "python")
-    uv = shutil.which("uv")
+    for_pip = pip_settings.environment_for_pip() | {"PYTHONUNBUFFERED": "1"}
+    for_uv = pip_settings.environment_for_uv()
+    # The engine itself comes last, so that its bin/agent-server appears only after all other packages.
+    parts = (["-r", str(rest)], ["-r", str(CONSTRAINTS)])
     with log.open("w") as output:
-        create = [str(python), "-I", "-m", "venv", str(folder)]
-        _run(create, environment, output, log, watch)
-        # The engine itself comes last, so that its bin/agent-server appears only after all other packages.
-        for arguments in (["-r", str(rest)], ["-r", str(CONSTRAINTS)]):
-            pip = [
-                own,
-                "-I",
-                "-m",
-                "pip",
-                "install",
-                "--no-input",
-                "--progress-bar=off",
-                *arguments,
-            ]
-            fast = [uv or "", "pip", "install", "--python", own, "--compile-bytecode", *arguments]
-            if uv:
-                try:
-                    _run(fast, _for_uv(environment), output, log, watch)
-                    continue
-                except InstallFailed:
-                    pass  # uv ignores pip's configuration files, so pip may reach an index that uv does not
-            _run(pip, environment, output, log, watch)
+
+        def run(*command: str, environment: dict[str, str]) -> None:
+            _run(list(command), environment, output, log, watch)
+
+        is_done = False
+        if uv is not None:
+            options = ("--python", own, "--compile-bytecode", *pip_settings.arguments_for_uv())
+            # If uv fails, pip may know a credential or a format that uv does not.
+            with contextlib.suppress(InstallFailed):
+                run(*uv_program.venv_command(uv, python, folder), environment=for_uv)
+                for part in parts:
+                    run(str(uv), "pip", "install", *options, *part, environment=for_uv)
+                is_done = True
+        if not is_done:
+            run(str(python), "-I", "-m", "venv", str(folder), environment=for_pip)
+            options = ("-I", "-m", "pip", "install", "--progress-bar=off")
+            for part in parts:
+                run(own, *options, *part, environment=for_pip)
     version = required_versions()[PACKAGE]
     stamp = {"constraints": _fingerprint(), "folder": str(folder), "version": version}
     (folder / STAMP).write_text(json.dumps(stamp | {"python": str(python)}))
@@ -289,19 +254,6 @@ def _run(
         raise InstallFailed(
             f"The agent engine could not be installed: {errors[-1].strip()} See the log in {log}."
         )
-
-
-def _for_uv(environment: dict[str, str]) -> dict[str, str]:
-    """Return the environment with uv's variables set from pip's settings for package indexes."""
-    names = {
-        "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
-        "PIP_EXTRA_INDEX_URL": "UV_INDEX",
-        "PIP_FIND_LINKS": "UV_FIND_LINKS",
-        "PIP_CERT": "SSL_CERT_FILE",
-        "PIP_NO_INDEX": "UV_NO_INDEX",
-    }
-    settings_for_uv = {uv: environment[pip] for pip, uv in names.items() if pip in environment}
-    return settings_for_uv | environment | {"UV_NO_PROGRESS": "1"}
 
 
 class _Watch:

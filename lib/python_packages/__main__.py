@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lib.python_packages import environments
+from lib.python_packages.pip_program import Impossible
 from lib.python_packages.running import say
 
 
@@ -14,7 +15,7 @@ def main(arguments: list[str]) -> int:
     lock, folder = map(Path, arguments)
     try:
         environments.install(lock, folder)
-    except environments.Impossible as sentence:
+    except Impossible as sentence:
         say(str(sentence))
         return 1
     except OSError as error:

@@ -12,21 +12,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.python_packages import index, pip_settings, running, systems, uv_program
+from lib.python_packages import index, pip_program, pip_settings, running, uv_program
+from lib.python_packages.pip_program import OLDEST_PYTHON, Impossible
 from lib.python_packages.running import Failed, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OLDEST_PYTHON = (3, 11)
 FETCHED_PYTHON = "3.13"
 """The Python that uv fetches for the server where none is new enough."""
 _CACHED = "archive-v0"
 """The folder of uv's cache with one entry for each unpacked package."""
-
-
-class Impossible(Exception):
-    """The packages cannot be installed on this machine. The message is a sentence that says what to do."""
 
 
 def install(lock: Path, folder: Path) -> None:
@@ -47,16 +43,21 @@ def install(lock: Path, folder: Path) -> None:
                 _install_with_uv(uv, lock, folder, total)
             except Failed as error:
                 say(f"uv could not install the packages ({error}). Now pip tries …")
-                _install_with_pip(lock, folder, total)
+                pip_program.install(lock, folder, total)
         else:
-            _install_with_pip(lock, folder, total)
+            pip_program.install(lock, folder, total)
     say(f"The packages are installed ({time.monotonic() - began:.0f} s).")
 
 
 def _is_usable(python: Path) -> bool:
     code = f"import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
     with contextlib.suppress(OSError):
-        return subprocess.run([str(python), "-I", "-c", code], check=False, capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                [str(python), "-I", "-c", code], check=False, capture_output=True
+            ).returncode
+            == 0
+        )
     return False
 
 
@@ -76,7 +77,9 @@ def _uv(folder: Path) -> Iterator[Path | None]:
         try:
             program = stack.enter_context(uv_program.unpacked_uv(say=say, report=download.report))
         except index.WrongHash as refusal:
-            say(f"{refusal}, so it is not used: its content may have been changed. Now pip installs the packages …")
+            say(
+                f"{refusal}, so it is not used: its content may have been changed. Now pip installs the packages …"
+            )
             yield None
             return
         except uv_program.NoUv as error:
@@ -98,16 +101,16 @@ def _find_another(folder: Path) -> Path | None:
     """Return the pinned uv, fetched by pip, or the one of ``PATH``, or None."""
     python = folder / "bin" / "python"
     with contextlib.suppress(Failed, Impossible):
-        _create_with_venv(folder)
+        pip_program.create(folder)
         say("Now pip fetches uv …")
-        _run_pip(folder, ["-r", str(uv_program.LOCK)], lambda seconds, _: f"{seconds} s: pip fetches uv")
+        pip_program.run(folder, uv_program.LOCK, lambda seconds, _: f"{seconds} s: pip fetches uv")
         if uv_program.version(folder / "bin" / "uv"):
             return folder / "bin" / "uv"
-    if (other := uv_program.find_other_uv()) is not None:
-        if python.exists() or _create_or_none(other, folder) is not None:
-            say(f"{other} is used instead.")
-            return other
-    return None
+    other = uv_program.find_other_uv()
+    if other is None or not (python.exists() or _create_or_none(other, folder)):
+        return None
+    say(f"{other} is used instead.")
+    return other
 
 
 def _create_or_none(uv: Path, folder: Path) -> Path | None:
@@ -124,20 +127,20 @@ def _create_with_uv(uv: Path, folder: Path) -> None:
     if (folder / "bin" / "python").exists():
         return
     environment = pip_settings.environment_for_uv()
-    python = str(_base_python())
+    python = str(pip_program.base_python())
     folder.mkdir(exist_ok=True)
     log = folder / "install.log"
     if sys.version_info < OLDEST_PYTHON:
         wanted = ".".join(map(str, OLDEST_PYTHON))
-        say(f"This is Python {sys.version.split()[0]}, and the server needs {wanted} or newer. uv looks for one …")
+        say(
+            f"This is Python {sys.version.split()[0]}, and the server needs {wanted} or newer. uv looks for one …"
+        )
         environment["UV_PYTHON_INSTALL_DIR"] = str(folder.absolute() / "python")
         python = fetch_python(uv, environment, FETCHED_PYTHON, f">={wanted}", log)
-    command = [str(uv), "venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(folder)]
-    running.run(command, environment=environment, log=log, describe=lambda seconds, _: f"{seconds} s")
-
-
-def _base_python() -> Path:
-    return Path(getattr(sys, "_base_executable", None) or sys.executable)
+    command = uv_program.venv_command(uv, Path(python), folder)
+    running.run(
+        command, environment=environment, log=log, describe=lambda seconds, _: f"{seconds} s"
+    )
 
 
 def fetch_python(uv: Path, environment: dict[str, str], wanted: str, enough: str, log: Path) -> str:
@@ -213,81 +216,17 @@ def describe_uv(output: str, seconds: int, fetched: int, total: int) -> str:
 
 def _cache_folder(uv: Path, environment: dict[str, str]) -> Path | None:
     command = [str(uv), "cache", "dir"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=20)
-    return Path(done.stdout.strip()) / _CACHED if done.returncode == 0 and done.stdout.strip() else None
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=20
+    )
+    return (
+        Path(done.stdout.strip()) / _CACHED
+        if done.returncode == 0 and done.stdout.strip()
+        else None
+    )
 
 
 def _count_entries(folder: Path | None) -> int:
     with contextlib.suppress(OSError):
         return len(os.listdir(folder)) if folder else 0  # noqa: PTH208 - faster, for large caches
     return 0
-
-
-# --- pip --------------------------------------------------------------------------
-
-
-def _install_with_pip(lock: Path, folder: Path, total: int) -> None:
-    _create_with_venv(folder)
-
-    def describe(seconds: int, output: str) -> str:
-        installed = len(list(folder.glob("lib/python*/site-packages/*.dist-info")))
-        if "Installing collected packages" in output or installed > 2:
-            return f"{seconds} s: {min(installed, total)} of {total} packages installed"
-        return f"{seconds} s: {output.count('Collecting ')} of {total} packages fetched"
-
-    try:
-        _run_pip(folder, ["--require-hashes", "-r", str(lock)], describe)
-    except Failed as error:
-        raise Impossible(
-            f"The packages could not be installed: {error} See {folder / 'install.log'}, and check the network and "
-            "pip's settings (`pip config list`). Run the command again to continue."
-        ) from error
-
-
-def _create_with_venv(folder: Path) -> None:
-    """Create a virtual environment in which pip works, and add pip to one without it."""
-    python = folder / "bin" / "python"
-    if sys.version_info < OLDEST_PYTHON and not python.exists():
-        raise Impossible(no_python())
-    environment = pip_settings.environment_for_pip()
-    quiet = {"environment": environment, "describe": lambda seconds, _: f"{seconds} s: preparing {folder}"}
-    has_pip = [str(python), "-I", "-m", "pip", "--version"]
-    if python.exists() and subprocess.run(has_pip, capture_output=True, check=False).returncode == 0:
-        return
-    folder.mkdir(exist_ok=True)
-    log = folder / "install.log"
-    if python.exists():
-        command = [str(python), "-I", "-m", "ensurepip"]
-    else:
-        command = [str(_base_python()), "-I", "-m", "venv", str(folder)]
-    try:
-        running.run(command, log=log, **quiet)
-    except Failed as error:
-        if not (folder / "pyvenv.cfg").exists() or log.read_text(errors="replace"):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise Impossible(
-            f"Neither uv nor pip can be used with {_base_python()}. Run `{systems.command_for_venv()}`, then run the "
-            "command again."
-        ) from error
-
-
-def no_python() -> str:
-    """Return the sentence for a machine without a Python that is new enough for the server."""
-    command = systems.command_for_python(OLDEST_PYTHON)
-    advice = f"Run `{command}`" if command else "Install a newer Python"
-    return (
-        f"The server needs Python 3.11 or newer, but this is Python {sys.version.split()[0]}, and a newer one could not "
-        f"be fetched. {advice}, or set PYTHON: make PYTHON=/path/to/python3."
-    )
-
-
-def _run_pip(folder: Path, arguments: list[str], describe: object) -> None:
-    command = [
-        str(folder / "bin" / "python"), "-I", "-m", "pip", "install", "--progress-bar=off", *arguments,
-    ]  # fmt: skip
-    running.run(
-        command,
-        environment=pip_settings.environment_for_pip(),
-        log=folder / "install.log",
-        describe=describe,
-    )

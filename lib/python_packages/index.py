@@ -78,7 +78,7 @@ def fetch_wheel(
     folder: Path,
     *,
     environment: Mapping[str, str] = os.environ,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Download the wheel of a pinned package for this machine into ``folder``, and return its path.
 
@@ -93,12 +93,18 @@ def fetch_wheel(
             files = list(client.list_files(source, pin.name))
             wheel = _choose(files, pin)
             if wheel is None:
-                errors.append(f"{_shown(source)} has no wheel of {pin.name} {pin.version} for {tags.describe()}")
+                errors.append(
+                    f"{_shown(source)} has no wheel of {pin.name} {pin.version} for {tags.describe()}"
+                )
                 continue
-            return client.download(wheel, folder, pin, report)
+            return client.download(wheel, folder, pin, report or _ignore)
         except (OSError, ValueError) as error:
             errors.append(f"{_shown(source)}: {_reason(error)}")
     raise NotFetched("; ".join(errors) or "no package index is configured")
+
+
+def _ignore(done: int, total: int) -> None:
+    """Do not report progress."""
 
 
 def _choose(files: list[_File], pin: Pin) -> _File | None:
@@ -116,7 +122,9 @@ def _choose(files: list[_File], pin: Pin) -> _File | None:
 def _shown(url: str) -> str:
     """Return a URL without its password."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else url
+    return (
+        urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else url
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -214,7 +222,8 @@ class _Client:
         parts = urlsplit(url)
         user, _, address = parts.netloc.rpartition("@")
         request = urllib.request.Request(  # noqa: S310 - the schemes are those of pip's settings
-            urlunsplit(parts._replace(netloc=address)), headers={"User-Agent": "uv-setup", **headers}
+            urlunsplit(parts._replace(netloc=address)),
+            headers={"User-Agent": "uv-setup", **headers},
         )
         if credentials := user or self._netrc(parts.hostname or ""):
             name, _, password = credentials.partition(":")
@@ -287,7 +296,10 @@ def default_index() -> str:
     pip may be installed, or lie as a wheel in the folder from which Python creates virtual environments.
     """
     folders = [Path(folder) for folder in (sysconfig.get_config_var("WHEEL_PKG_DIR"),) if folder]
-    folders += [Path(os.__file__).parent / "ensurepip" / "_bundled", Path("/usr/share/python-wheels")]
+    folders += [
+        Path(os.__file__).parent / "ensurepip" / "_bundled",
+        Path("/usr/share/python-wheels"),
+    ]
     wheels = [str(wheel) for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))]
     for wheel in ["", *wheels]:
         if wheel:

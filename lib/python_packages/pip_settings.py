@@ -41,7 +41,7 @@ class PipSettings:
         return self.text(name).lower() in {"1", "true", "yes", "on", "y", "t"}
 
     def links(self) -> list[str]:
-        """Return the URLs and the existing files of ``find-links``. pip ignores a file that does not exist, uv fails."""
+        """Return the URLs and existing paths of ``find-links``. pip ignores a missing path, but uv fails."""
         return [link for link in self.texts("find-links") if "://" in link or Path(link).exists()]
 
 
@@ -130,9 +130,7 @@ def environment_for_uv(environment: Mapping[str, str] = os.environ) -> dict[str,
     return result
 
 
-def _translate(
-    settings: PipSettings, environment: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def _translate(settings: PipSettings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield uv's variables for pip's settings (https://docs.astral.sh/uv/reference/environment/)."""
     names = {
         "index-url": "UV_DEFAULT_INDEX",

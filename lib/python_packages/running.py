@@ -68,9 +68,9 @@ def find_error(output: str) -> str:
     """Return the line of a program's output that tells most about its failure."""
     lines = [line.strip(" ×╰─▶├│") for line in output.splitlines() if line.strip(" ×╰─▶├│")]
     errors = [line for line in lines if re.search(r"error|denied|No space", line, re.IGNORECASE)]
-    causes = [line for line in lines if line.startswith("Caused by")]
+    causes = [line for line in lines if re.match(r"(Caused by|cause):", line)]
     first = (errors or lines or ["no output"])[0]
-    return f"{first} ({causes[-1]})" if causes else first
+    return f"{first} ({causes[-1].partition(': ')[2]})" if causes else first
 
 
 @dataclass

@@ -59,7 +59,7 @@ def command_for_python(oldest: tuple[int, int], fields: dict[str, str] | None = 
     version = tuple(int(part) for part in re.findall(r"\d+", fields.get("VERSION_ID", "")))
     name = fields.get("ID", "")
     # The Python of python3 by system and first release: (3, 11) satisfies the server, (3, 12) the agent engine.
-    newest = {
+    newest: dict[tuple[str, str], list[tuple[tuple[int, ...], tuple[int, int]]]] = {
         ("debian", "debian"): [((13,), (3, 13)), ((12,), (3, 11))],
         ("debian", "ubuntu"): [((25, 10), (3, 13)), ((24, 4), (3, 12))],
         ("alpine", "alpine"): [((3, 20), (3, 12)), ((3, 18), (3, 11))],
@@ -72,7 +72,15 @@ def command_for_python(oldest: tuple[int, int], fields: dict[str, str] | None = 
     if kind == "fedora":
         # Since 8.10 and 9.4, RHEL and its relatives have python3.12 beside the system's own.
         is_rhel = name != "fedora"
-        return "" if is_rhel and version < (8,) else f"sudo dnf install python3.{12 if is_rhel else 13}"
+        return (
+            ""
+            if is_rhel and version < (8,)
+            else f"sudo dnf install python3.{12 if is_rhel else 13}"
+        )
     if kind == "suse":
-        return "sudo zypper install python313" if "tumbleweed" in name else "sudo zypper install python312"
+        return (
+            "sudo zypper install python313"
+            if "tumbleweed" in name
+            else "sudo zypper install python312"
+        )
     return VENV["arch"] if kind == "arch" else ""

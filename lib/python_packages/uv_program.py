@@ -63,7 +63,9 @@ def version(program: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def unpacked_uv(
-    *, say: Callable[[str], None] = lambda line: None, report: Callable[[int, int], None] | None = None
+    *,
+    say: Callable[[str], None] | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Iterator[Path]:
     """Fetch the pinned wheel of uv and yield the program in a temporary folder, beside its wheel.
 
@@ -72,9 +74,10 @@ def unpacked_uv(
     pin = pinned()
     with tempfile.TemporaryDirectory(prefix="uv-") as name:
         folder = Path(name)
-        say(f"Fetching uv {pin.version}, which installs the packages …")
+        if say is not None:
+            say(f"Fetching uv {pin.version}, which installs the packages …")
         try:
-            wheel = index.fetch_wheel(pin, folder, report=report or (lambda done, total: None))
+            wheel = index.fetch_wheel(pin, folder, report=report)
             program = _unpack(wheel, folder)
         except index.NotFetched as error:
             raise NoUv(f"uv {pin.version} could not be fetched ({error})") from error
@@ -104,3 +107,9 @@ def install_program(program: Path, python: Path, environment: dict[str, str] | N
     own = {**(environment or os.environ), "UV_NO_CACHE": "1", "UV_LINK_MODE": "copy"}
     own.pop("UV_FIND_LINKS", None)
     subprocess.run(command, env=own, check=True, capture_output=True, text=True, timeout=120)
+
+
+def venv_command(program: Path, python: Path, folder: Path) -> list[str]:
+    """Return the command that creates a virtual environment in a folder, which may contain files."""
+    options = ["--quiet", "--no-project", "--allow-existing", "--python", str(python)]
+    return [str(program), "venv", *options, str(folder)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from lib import engine_home
+from lib import engine_home, engine_python
 from lib.commands import OperatorCommand
 
 
@@ -21,7 +21,7 @@ class Command(OperatorCommand):
             self.say("Checking the agent engine …")
             try:
                 status = engine_home.install(progress=lambda progress: self.say(str(progress)))
-            except (engine_home.NoPython, engine_home.InstallFailed) as error:
+            except (engine_python.NoPython, engine_home.InstallFailed) as error:
                 raise CommandError(str(error)) from error
         self.say(status.detail)
         return asdict(status) | {"dry_run": dry_run}
