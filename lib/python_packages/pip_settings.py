@@ -51,10 +51,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> PipSettings:
     for path in configuration_files(environment):
         for command, values in _read_file(path).items():
             sections[command].update(values)
-    merged = {**sections["global"], **sections["install"]}
-    for name, value in environment.items():
-        if name.startswith("PIP_") and value.strip():
-            merged[_option(name[4:])] = value
+    variables = {
+        _option(name[4:]): text for name, text in environment.items() if name[:4] == "PIP_"
+    }
+    merged: dict[str, str] = {}
+    for values in (sections["global"], sections["install"], variables):
+        merged.update({name: value for name, value in values.items() if value.strip()})
     return PipSettings(merged)
 
 
@@ -90,7 +92,7 @@ def _read_file(path: Path) -> dict[str, dict[str, str]]:
     except (configparser.Error, UnicodeDecodeError, OSError):
         return {}  # pip reports an invalid file itself, if pip is needed
     return {
-        command: {_option(name): value for name, value in parser.items(command) if value.strip()}
+        command: {_option(name): value for name, value in parser.items(command)}
         for command in COMMANDS
         if parser.has_section(command)
     }

@@ -69,7 +69,7 @@ def find_error(output: str) -> str:
     lines = [line.strip(" ×╰─▶├│") for line in output.splitlines() if line.strip(" ×╰─▶├│")]
     errors = [line for line in lines if re.search(r"error|denied|No space", line, re.IGNORECASE)]
     causes = [line for line in lines if re.match(r"(Caused by|cause):", line)]
-    first = (errors or lines or ["no output"])[0]
+    first = re.sub("^error: ", "", (errors or lines or ["no output"])[0], flags=re.IGNORECASE)
     return f"{first} ({causes[-1].partition(': ')[2]})" if causes else first
 
 
