@@ -77,7 +77,7 @@ def create(folder: Path) -> None:
 
 def run(folder: Path, lock: Path, describe: Callable[[int, str], str]) -> None:
     """Run ``pip install`` for a requirements file with hashes. Raise ``Failed``."""
-    options = ["install", "--progress-bar=off", "--require-hashes", "-r", str(lock)]
+    options = ["install", "--progress-bar=off", "--no-compile", "--require-hashes", "-r", str(lock)]
     _run([*_command(folder), *options], folder, describe)
 
 
