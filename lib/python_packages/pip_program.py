@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def install(lock: Path, folder: Path, total: int) -> None:
     try:
         run(folder, lock, describe)
     except Failed as error:
+        log = (folder / "install.log").read_text(encoding="utf-8", errors="replace")
+        if unbuilt := re.search(r"Failed building wheel for (\S+)|Failed to build:? (\S+)", log):
+            name = unbuilt[1] or unbuilt[2]
+            raise Impossible(
+                f"{name} has no wheel for this system and could not be built from source. Run "
+                f"`{systems.command_for_compiler()}`, and run the command again; the reason is in "
+                f"{folder / 'install.log'}."
+            ) from error
         raise Impossible(
             f"The packages could not be installed: {error} See {folder / 'install.log'}, check the network and pip's "
             "settings (`pip config list`), and run the command again."

@@ -17,6 +17,16 @@ VENV = {
 }
 """Commands that make ``python3 -m venv`` work with pip."""
 
+COMPILER = {
+    "debian": "sudo apt install build-essential python3-dev libffi-dev libssl-dev cargo",
+    "fedora": "sudo dnf install gcc python3-devel libffi-devel openssl-devel cargo",
+    "suse": "sudo zypper install gcc python3-devel libffi-devel libopenssl-devel cargo",
+    "arch": "sudo pacman -S base-devel rust",
+    "alpine": "sudo apk add build-base python3-dev libffi-dev openssl-dev cargo",
+    "macos": "xcode-select --install && brew install rust openssl@3",
+}
+"""Commands that install what building a package from source needs."""
+
 
 def release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
     """Return the fields of os-release (https://www.freedesktop.org/software/systemd/man/os-release.html)."""
@@ -45,6 +55,13 @@ def family(fields: dict[str, str]) -> str:
 def command_for_venv() -> str:
     """Return the command that completes this system's Python, or words if the system is unknown."""
     return VENV.get(family(release()), "your system's packages for Python's venv and pip")
+
+
+def command_for_compiler() -> str:
+    """Return the command that installs compilers, or words if the system is unknown."""
+    return COMPILER.get(
+        family(release()), "your system's packages for a C compiler, Rust and Python's headers"
+    )
 
 
 def command_for_python(oldest: tuple[int, int], fields: dict[str, str] | None = None) -> str:

@@ -37,6 +37,11 @@ def _rank_platform(tag: str) -> int | None:
     return 2 if found and found[1] == machine else None
 
 
+def has_wheels_with_programs() -> bool:
+    """Return whether wheels with programs, such as PostgreSQL, exist for this system. On Linux they need glibc."""
+    return not sys.platform.startswith("linux") or _glibc_version() is not None
+
+
 def describe() -> str:
     """Return the name of this platform for messages, such as ``Linux x86_64``."""
     return f"{platform.system()} {platform.machine()}"
