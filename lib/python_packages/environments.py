@@ -155,20 +155,22 @@ def _create_with_uv(uv: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     log = folder / "install.log"
     if sys.version_info < OLDEST_PYTHON:
-        wanted = ".".join(map(str, OLDEST_PYTHON))
+        oldest = ".".join(map(str, OLDEST_PYTHON))
         say(
-            f"This is Python {sys.version.split()[0]}, and the server needs {wanted} or newer. uv looks for one …"
+            f"This is Python {sys.version.split()[0]}, and the server needs {oldest} or newer. uv looks for one …"
         )
         environment["UV_PYTHON_INSTALL_DIR"] = str(folder.absolute() / "python")
-        python = fetch_python(uv, environment, FETCHED_PYTHON, f">={wanted}", log)
+        python = fetch_python(uv, environment, FETCHED_PYTHON, f">={oldest}", log)
     command = uv_program.venv_command(uv, Path(python), folder)
     running.run(
         command, environment=environment, log=log, describe=lambda seconds, _: f"{seconds} s"
     )
 
 
-def fetch_python(uv: Path, environment: dict[str, str], wanted: str, enough: str, log: Path) -> str:
-    """Return the path of a Python that fits ``enough``; without one, let uv fetch version ``wanted``.
+def fetch_python(
+    uv: Path, environment: dict[str, str], version: str, enough: str, log: Path
+) -> str:
+    """Return the path of a Python that fits ``enough``; without one, let uv fetch version ``version``.
 
     It is fetched into ``UV_PYTHON_INSTALL_DIR``. Raise ``Failed`` if it cannot be fetched.
     """
@@ -180,17 +182,17 @@ def fetch_python(uv: Path, environment: dict[str, str], wanted: str, enough: str
     def describe(seconds: int, output: str) -> str:
         return describe_python(output, folder, time.monotonic() - began)
 
-    say(f"Fetching Python {wanted} …")
-    running.run(python_command(uv, wanted), environment=environment, log=log, describe=describe)
+    say(f"Fetching Python {version} …")
+    running.run(python_command(uv, version), environment=environment, log=log, describe=describe)
     found = _find_python(uv, environment, enough)
     if not found:
         raise Failed("the fetched Python was not found")
     return found
 
 
-def python_command(uv: Path, wanted: str) -> list[str]:
+def python_command(uv: Path, version: str) -> list[str]:
     """Return the command that fetches a Python into ``UV_PYTHON_INSTALL_DIR``, without links in other folders."""
-    return [str(uv), "python", "install", "--no-bin", wanted]
+    return [str(uv), "python", "install", "--no-bin", version]
 
 
 def describe_python(output: str, folder: Path, seconds: float) -> str:

@@ -151,7 +151,7 @@ def test_command_that_installs_python_on_each_system(fields, oldest, command):
 @pytest.mark.skipif(
     not shutil.which("unshare") or os.geteuid() != 0, reason="needs root for a mount namespace"
 )
-def test_python_without_venv_and_pip_is_told_the_one_command(tiny, tmp_path, environment):
+def test_missing_venv_and_pip_raise_the_command_of_this_system(tiny, tmp_path, environment):
     base = Path(getattr(sys, "_base_executable", sys.executable))
     library = subprocess.run(
         [
