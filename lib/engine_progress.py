@@ -56,8 +56,11 @@ class Progress:
 
     def __str__(self) -> str:
         """Describe the progress in words such as ``120 of 194 packages, about 15 s left``; empty if none is known."""
+        python = (
+            f"downloading Python, {self.megabytes} MB" if self.megabytes else "preparing Python"
+        )
         words = {
-            "python": "preparing Python",
+            "python": python,
             "fetching": f"{self.done} of {self.total} packages downloaded",
             "installing": f"{self.done} of {self.total} packages",
             "compiling": f"{self.done:,} of {self.total:,} files compiled",
@@ -164,6 +167,10 @@ class Watch:
     def enter(self, phase: str) -> None:
         """Report a phase in which nothing can be counted, such as ``python``."""
         self._tell(Progress(phase, seconds=self.seconds))
+
+    def report_python(self, megabytes: int, seconds: int) -> None:
+        """Report the download of a Python: the megabytes on the disk so far, and the seconds that it has taken."""
+        self._tell(Progress("python", megabytes=megabytes, seconds=seconds))
 
     def report(self) -> None:
         """Measure, write the file and call ``progress``, unless this was done a moment ago."""
