@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
-from setproctitle import setproctitle
+from setproctitle import setproctitle, setthreadtitle
 
 from lib import processes
 
@@ -97,6 +97,9 @@ def fork(
         _replace_files(writing, {*keep})
         # First the title: it overwrites the memory that shows the parent's environment in /proc/PID/environ.
         setproctitle(title)
+        setthreadtitle(
+            Path(sys.executable).name
+        )  # the name in `top`, as if the command ran by itself
         os.environ.clear()
         os.environ.update(environment)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -40,18 +40,20 @@ def _are_connected(roles: list[supervisor.ProcessRole]) -> bool:
     from django.db import Error, connection
 
     query = (
-        "SELECT application_name, extract(epoch FROM clock_timestamp() - max(backend_start)) "
-        "FROM pg_stat_activity WHERE application_name = ANY(%s) GROUP BY application_name"
+        "SELECT 1 FROM pg_stat_activity WHERE application_name = %s "
+        "AND backend_start > clock_timestamp() - make_interval(secs => %s) LIMIT 1"
     )
     try:
         with connection.cursor() as cursor:
-            cursor.execute(query, [[role.name for role in roles]])
-            ages = dict(cursor.fetchall())
+            for role in roles:
+                cursor.execute(query, [role.name, role.age_seconds + 1])
+                if cursor.fetchone() is None:
+                    return False
     except Error:
         return False
     finally:
         connection.close()
-    return all(role.name in ages and ages[role.name] <= role.age_seconds + 1 for role in roles)
+    return True
 
 
 def tell(

@@ -89,6 +89,7 @@ class Quickstart:
 
     def _load_settings(self) -> None:
         import django
+        from django.conf import settings
         from django.core.exceptions import ImproperlyConfigured
 
         os.environ.setdefault("LOG_FORMAT", "text")
@@ -101,6 +102,7 @@ class Quickstart:
         self.environment.save_given()
         if self.services is not None:
             self.services.advance()
+        settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
         roles.import_modules()
 
     def _finish_services(self) -> None:
@@ -130,7 +132,6 @@ class Quickstart:
             self.services = None
 
     def _migrate(self) -> None:
-        from django.conf import settings
         from django.core.management import call_command
 
         from openhands_site.operating import tables
@@ -141,7 +142,6 @@ class Quickstart:
         except tables.OldTables as error:
             raise CannotStart(str(error)) from error
         call_command("migrate", interactive=False, verbosity=0)
-        settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
 
     def _describe_sandboxes(self) -> None:
