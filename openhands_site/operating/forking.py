@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from lib import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals whose handlers a child sets back to the defaults."""
+END_SECONDS = 0.2
+"""How long ``can_fork`` waits for the end of other threads."""
 
 
 @dataclass
@@ -59,11 +62,17 @@ class Forked:
 def can_fork() -> bool:
     """Return whether this process may fork: on Linux, with a single thread, whatever has started the others.
 
-    A lock that another thread holds at the moment of the fork would stay locked in the child forever.
+    A lock that another thread holds at the moment of the fork would stay locked in the child forever. A thread that
+    is about to end has a moment to do so.
     """
     if sys.platform != "linux":
         return False
-    return threading.active_count() == 1 and len([*Path("/proc/self/task").iterdir()]) == 1
+    deadline = time.monotonic() + END_SECONDS
+    while threading.active_count() > 1 or len([*Path("/proc/self/task").iterdir()]) > 1:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def fork(

@@ -20,8 +20,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lib import env
-from openhands_site.management.commands import quickstart
 from openhands_site.operating import supervisor
+from openhands_site.operating.embedded import CannotStart
+from openhands_site.operating.quickstart import data_folder, environment
+from openhands_site.operating.quickstart.run import Quickstart
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,23 +256,14 @@ class TestSavedEnvironment:
     def start(self, tmp_path, monkeypatch):
         """Return a function that writes server.env as a start with an environment does, and returns its values."""
 
-        def write(**environment):
-            monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]} | environment)
+        def write(**given):
+            monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]} | given)
             monkeypatch.setattr(env, "load_file", lambda path: None)
-            one = quickstart.Quickstart(
-                host="127.0.0.1",
-                port=8123,
-                data_dir=tmp_path,
-                admin_email="",
-                is_json=False,
-                wants_engine=False,
-            )
-            one.console = supervisor.Console(io.StringIO())
-            with one._data_folder():
-                one._prepare_environment()
-                one._write_environment()
-                one._save_given()
-            return quickstart._read_file(tmp_path / "server.env")
+            one = environment.Environment(tmp_path)
+            one.prepare("127.0.0.1", 8123, supervisor.Console(io.StringIO()))
+            one.write()
+            one.save_given()
+            return environment.read_file(tmp_path / "server.env")
 
         return write
 
@@ -397,14 +390,14 @@ class TestRefusals:
             tmp_path.chmod(0o700)
 
     def test_full_disk_is_refused(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(quickstart, "REQUIRED_MEGABYTES", 10**9)
-        start = quickstart.Quickstart(
+        monkeypatch.setattr(data_folder, "REQUIRED_MEGABYTES", 10**9)
+        monkeypatch.setattr(os, "environ", dict(os.environ))
+        start = Quickstart(
             "127.0.0.1", find_free_port(), tmp_path, "", is_json=False, wants_engine=False
         )
 
         with pytest.raises(
-            quickstart.CannotStart,
-            match=r"has only \d+ MB free, but the server needs 1000000000 MB",
+            CannotStart, match=r"has only \d+ MB free, but the server needs 1000000000 MB"
         ):
             start.run()
 

@@ -20,7 +20,7 @@ from setproctitle import getproctitle
 from lib import open_files
 from openhands_site.operating import embedded, supervisor
 from openhands_site.operating.embedded import CannotStart
-from openhands_site.operating.quickstart import data_folder, ports, ready, roles
+from openhands_site.operating.quickstart import data_folder, migrating, ports, ready, roles
 from openhands_site.operating.quickstart.environment import Environment, is_set
 
 CHECK_SECONDS = 0.3
@@ -49,10 +49,11 @@ class Quickstart:
         """Start the server, wait for a signal, and stop everything. Raise ``CannotStart`` if a step fails."""
         self.console = supervisor.Console(sys.stderr if self.is_json else sys.stdout)
         getproctitle()  # makes titles of child processes possible; needs the environment as it was at the start
-        gc.disable()  # until the roles have started: the imports make 200,000 objects that stay
         # The roles and services inherit the limit, and each role warns in its own log.
         open_files.raise_limit()
         with contextlib.ExitStack() as stack:
+            gc.disable()  # until the roles have started: the imports make 200,000 objects that stay
+            stack.callback(gc.enable)
             self.environment = Environment(self.data_dir)
             self.folder = self.environment.folder
             stack.enter_context(embedded.explain_errors(self.folder))
@@ -100,10 +101,7 @@ class Quickstart:
             raise CannotStart(str(error)) from error
         roles.give_up_pool()
         self.environment.save_given()
-        if self.services is not None:
-            self.services.advance()
         settings.STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns if this folder is missing
-        roles.import_modules()
 
     def _finish_services(self) -> None:
         """Wait for PostgreSQL and Redis. Raise ``CannotStart`` if one of them does not respond."""
@@ -115,6 +113,9 @@ class Quickstart:
             (check_database, "DATABASE_URL", "PostgreSQL"),
             (check_redis, "REDIS_URL", "Redis"),
         ):
+            if variable in self.needed:
+                self.console.step(program, "started")
+                continue
             try:
                 check()
             except Unreachable as error:
@@ -122,9 +123,7 @@ class Quickstart:
                     f"The {program} server of {variable} cannot be reached: {error} Correct {variable}, or unset it to "
                     f"start a {program} server in the data folder."
                 ) from error
-            self.console.step(
-                program, "started" if variable in self.needed else f"using {variable}"
-            )
+            self.console.step(program, f"using {variable}")
 
     def _stop_services(self) -> None:
         if self.services is not None:
@@ -132,16 +131,10 @@ class Quickstart:
             self.services = None
 
     def _migrate(self) -> None:
-        from django.core.management import call_command
-
-        from openhands_site.operating import tables
-
+        """Bring the tables up to date, and import the modules of the roles meanwhile."""
         began = time.monotonic()
-        try:
-            tables.check_tables()
-        except tables.OldTables as error:
-            raise CannotStart(str(error)) from error
-        call_command("migrate", interactive=False, verbosity=0)
+        with migrating.in_background():
+            roles.import_modules()
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
 
     def _describe_sandboxes(self) -> None:
