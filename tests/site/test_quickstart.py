@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 import psutil
+import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -143,6 +144,15 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     assert first.get(link) == 200
     assert (first.folder / "server.env").stat().st_mode & 0o777 == 0o600
 
+    if sys.platform == "linux":
+        # The roles are forks, which let go of the locks and of the environment of the first process.
+        commands = {"web": "run_web", "worker": "run_worker", "manager": "run_conversation_manager"}
+        for name, command in commands.items():
+            process = first.find_process(name)
+            assert command in process.cmdline()[0]
+            assert process.environ() == {}
+            assert not [file for file in process.open_files() if file.path.endswith(".lock")]
+
     second = run()
     second.process.wait(30)
     assert second.process.returncode == 1
@@ -176,6 +186,9 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     first.find_process("web").kill()
     first.read_until(r"web +\| was ended by SIGKILL; restarting in 1 s")
     assert first.get("/ready") == 200, "a request during the restart waits at the open port"
+    restarted = first.find_process("web")
+    assert restarted.cmdline()[2] == "run_web"
+    assert restarted.environ()["OH_ROLE"] == "web", "a restart is a new process, not a fork"
 
     assert first.stop() == 0
     assert "Traceback" not in first.output
@@ -363,6 +376,24 @@ class TestRefusals:
         assert error == (
             "The value of LEASE_SECONDS is not valid ('soon'). Set it to a whole number from 2 to 60."
         )
+
+    @pytest.mark.slow
+    def test_tables_that_cannot_be_upgraded_are_refused_with_the_way_out(self, run, tmp_path):
+        first = run()
+        first.read_until("^Ready ")
+        url = environment.read_file(first.folder / "server.env")["DATABASE_URL"]
+        with psycopg.connect(url.replace("openhands@", "postgres@", 1)) as connection:
+            connection.execute(
+                "DELETE FROM django_migrations WHERE name LIKE '%_squashed_%' OR name = '0009_newest'"
+            )
+        first.stop()
+
+        error = self.fail_to_start("--data-dir", first.folder, "--port", first.port)
+
+        assert error.startswith(
+            "The tables in the database come from a commit before version 0.1.0"
+        )
+        assert list_processes(first.folder) == []
 
     def test_weak_administrator_password_is_refused(self, tmp_path):
         error = self.fail_to_start(
