@@ -23,7 +23,17 @@ ONE = "--one"
 """The option with which this module starts itself for one benchmark."""
 NAMES = (
     *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
-    *("startup", "middleware", "packages", "table", "path", "isolation", "markdown", "redaction"),
+    *(
+        "startup",
+        "middleware",
+        "packages",
+        "table",
+        "path",
+        "isolation",
+        "markdown",
+        "redaction",
+        "pages",
+    ),
 )
 
 
