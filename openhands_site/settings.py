@@ -356,13 +356,6 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {
-        "deepLinking": True,
-        "docExpansion": "none",
-        "filter": True,
-        "defaultModelsExpandDepth": -1,
-    },
     "TAGS": [
         {
             "name": "conversations",
@@ -389,7 +382,6 @@ SPECTACULAR_SETTINGS = {
         {"name": "shared", "description": "Conversations shared by a public link."},
         {"name": "compat", "description": "Routes for existing OpenHands clients."},
     ],
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
