@@ -202,11 +202,19 @@ def part_of_log(last_seq: int, *, after: int, before: int | None, limit: int) ->
     return range(after + 1, max(after, min(after + limit, last_seq)) + 1)
 
 
-def list_shown(pk: UUID, part: range) -> list[Any]:
-    """Return the events of a part of a log that pages show, like ``list_events``. Runs one database query."""
+def list_shown(pk: UUID, part: range) -> tuple[list[Any], int]:
+    """Return the events of a part of a log that pages show, like ``list_events``, and the first seq of the part.
+
+    That seq is 1 if the log has no earlier events, because ``prune_events`` deleted them. Runs one database query, or
+    two if the part has no such event. This function does not check access: call ``get_head`` first.
+    """
     values = {"pk": pk, "start": part.start, "stop": part.stop}
     rows = prepared.fetch(_EVENTS.format(where=_SHOWN, order="seq", limit=""), values)
-    return [LoggedEvent(*row).to_wire() for row in rows]
+    start = part.start
+    if not rows and start > 1:
+        is_first = not Event.objects.filter(conversation_id=pk, seq__lt=part.stop).exists()
+        start = 1 if is_first else start
+    return [LoggedEvent(*row).to_wire() for row in rows], start
 
 
 _SHOWN = (

@@ -433,10 +433,13 @@ $("[data-earlier] button").addEventListener("click", async (event) => {
   const button = event.currentTarget;
   button.setAttribute("aria-busy", "true");
   try {
-    const page = await fetchStory(storyFrom);
+    let page;
+    do {
+      page = await fetchStory(storyFrom);
+      storyFrom = page.from_seq;
+    } while (!page.items.length && storyFrom > 1);
     const fromEnd = scroller.scrollHeight - scroller.scrollTop;
     story.add(page.items);
-    storyFrom = page.from_seq;
     drawRows();
     scroller.scrollTop = scroller.scrollHeight - fromEnd;
   } catch (problem) {

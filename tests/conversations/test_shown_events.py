@@ -111,6 +111,20 @@ def test_page_beyond_the_log_covers_what_exists(get, log, query, covered):
     assert (page["from_seq"], page["through_seq"]) == covered
 
 
+def test_page_before_the_oldest_stored_event_covers_the_beginning(get, log, conversation):
+    conversation.events.filter(seq__lt=8).delete()  # as `prune_events` does
+
+    page = get(before=8, limit=3).json()
+
+    assert (page["items"], page["from_seq"], page["through_seq"]) == ([], 1, 7)
+
+
+def test_page_without_a_shown_event_covers_only_its_part(get, log):
+    page = get(before=13, limit=3).json()
+
+    assert (page["items"], page["from_seq"], page["through_seq"]) == ([], 10, 12)
+
+
 def test_empty_log_has_an_empty_page(get, conversation):
     page = get(before=1).json()
 

@@ -59,9 +59,9 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
                 before=query.get("before"),
                 limit=query["limit"],
             )
-            shown = lookups.list_shown(pk, part)
-            page = {"items": shown, "last_seq": last_seq, "epoch": epoch}
-            page |= {"from_seq": part.start, "through_seq": part.stop - 1}
+            items, start = lookups.list_shown(pk, part)
+            page = {"items": items, "last_seq": last_seq, "epoch": epoch}
+            page |= {"from_seq": start, "through_seq": part.stop - 1}
             return conditional_response(request, page)
         # A page has up to 500 events, so they are read without model instances (`python -m bench rest` measures this).
         items = lookups.list_events(
