@@ -35,7 +35,8 @@ GOALS = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
 
 def run() -> list[dict]:
     """Return one figure per route and size: the requests per second of one core, ours and of the reference."""
-    return compare(fill_database())
+    routes = fill_database()
+    return compare(routes) + compress([routes[0], routes[len(SIZES)]])
 
 
 def fill_database() -> list[Route]:
@@ -79,6 +80,25 @@ def compare(routes: list[Route]) -> list[dict[str, Any]]:
                     for route in routes
                 ]
             )
+
+
+def compress(routes: list[Route]) -> list[dict[str, Any]]:
+    """Measure routes for clients that accept gzip; the reference is the same server for clients that do not."""
+    figures = []
+    with web(RATE_LIMITS="address=10000000/m,read=10000000/m") as server:
+        for name, url, key in routes:
+            rates: dict[str, list[float]] = {"gzip": [], "identity": []}
+            for _ in range(ROUNDS):
+                for encoding, results in rates.items():
+                    headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": encoding}
+                    result = load.run(
+                        server.pid, server.url + url, seconds=SECONDS, headers=headers
+                    )
+                    results.append(1000 / result.cpu_ms)
+            own, plain = (statistics.median(results) for results in rates.values())
+            unit = "requests/s of one core"
+            figures.append(report.figure("rest", f"{name}, compressed", own, plain, unit=unit))
+    return figures
 
 
 def _measure(ours: Web, bare: Web, route: Route, queries: int) -> dict[str, Any]:

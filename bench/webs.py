@@ -38,7 +38,8 @@ def web(*command: str, settings: str = "", **environment: str) -> Iterator[Web]:
         listener.close()  # the command opens the port itself
     fd = listener.fileno()
     words = tuple(word.format(fd=fd, port=port) for word in words)
-    variables = os.environ | environment
+    # Pages check the origin of forms and sockets, so the process needs its own address.
+    variables = os.environ | {"PUBLIC_URL": f"http://127.0.0.1:{port}"} | environment
     if settings:
         variables["DJANGO_SETTINGS_MODULE"] = settings
     started = time.perf_counter()

@@ -1,21 +1,24 @@
 """The OpenAPI document: a hook that adds the problem responses to every operation, and views for the document."""
 
-from collections.abc import Callable
+import hashlib
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from django.http import HttpResponse
+from django.urls import reverse
+from django.utils.cache import get_conditional_response
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
 from drf_spectacular.utils import extend_schema
-from drf_spectacular.views import SpectacularSwaggerSplitView
+from rest_framework.renderers import TemplateHTMLRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.api.permissions import PUBLIC, HasPermission
+from accounts.api.permissions import PUBLIC
 from lib.routes import RouteFacts
 from openhands_site.middleware.headers import CONTENT_POLICY
+from openhands_site.middleware.web_client import IMMUTABLE
 
 PROBLEM = {
     "type": "object",
@@ -119,39 +122,55 @@ def document(form: str = "yaml") -> bytes:
     return content
 
 
+@cache
+def version(form: str = "yaml") -> str:
+    """Return a digest of the OpenAPI document."""
+    return hashlib.sha256(document(form)).hexdigest()[:16]
+
+
 @RouteFacts(open_in_maintenance=True)
 class SchemaView(APIView):
-    """The OpenAPI document as YAML, or as JSON for clients that accept only JSON."""
+    """The OpenAPI document as YAML, or as JSON for clients that accept only JSON and for the page of the API."""
 
     permission = PUBLIC
     renderer_classes = (OpenApiYamlRenderer, OpenApiJsonRenderer)
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponse:
+        """Return the document. With its version in the URL, it can be cached for good."""
         renderer = request.accepted_renderer
-        form = "json" if isinstance(renderer, OpenApiJsonRenderer) else "yaml"
-        return HttpResponse(document(form), content_type=renderer.media_type)
+        asked = request.query_params.get("version")
+        form = "json" if asked or isinstance(renderer, OpenApiJsonRenderer) else "yaml"
+        tag = f'W/"{version(form)}"'
+        headers = {
+            "ETag": tag,
+            "Cache-Control": IMMUTABLE if asked == version(form) else "public, no-cache",
+        }
+        response = HttpResponse(
+            document(form),
+            content_type=OpenApiJsonRenderer.media_type if asked else renderer.media_type,
+            headers=headers,
+        )
+        conditional = get_conditional_response(request._request, etag=tag, response=response)  # noqa: SLF001 - Django's function takes Django's request
+        return cast("HttpResponse", conditional)
 
 
 @RouteFacts(open_in_maintenance=True)
-class DocsView(SpectacularSwaggerSplitView):
+class DocsView(APIView):
     """The OpenAPI document as a page (Swagger UI).
 
-    The page loads its script from a URL of its own, because the content security policy forbids inline scripts.
+    ``api_docs.js`` starts Swagger UI, because the content security policy forbids inline scripts.
     """
 
     permission = PUBLIC
-    permission_classes = (HasPermission,)
-    url_name = "v1:schema"
-    template_name = "site/api_docs.html"
-    title = "API"
+    renderer_classes = (TemplateHTMLRenderer,)
 
     @extend_schema(exclude=True)
-    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Return the page or its script. Only this page allows inline styles, because Swagger UI uses them."""
-        page: Callable[..., Response] = super().get
-        response = page(request, *args, **kwargs)
-        response.headers["Content-Security-Policy"] = CONTENT_POLICY.replace(
-            "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+    def get(self, request: Request) -> Response:
+        """Return the page. Only this page allows inline styles, because Swagger UI uses them."""
+        policy = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+        return Response(
+            {"document_url": f"{reverse('v1:schema')}?version={version('json')}"},
+            template_name="site/api_docs.html",
+            headers={"Content-Security-Policy": policy},
         )
-        return response

@@ -73,8 +73,9 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "openhands_site.middleware.headers.SecurityHeaders",
     "openhands_site.middleware.access_log.RequestIdAndAccessLog",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "openhands_site.static_files.StaticFiles",
     "corsheaders.middleware.CorsMiddleware",
+    "openhands_site.middleware.compression.Compression",
     "openhands_site.middleware.headers.CacheControl",
     "openhands_site.middleware.web_client.WebClient",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -94,7 +95,7 @@ TEMPLATES = [
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
-            "builtins": ["lib.form_tags"],
+            "builtins": ["lib.form_tags", "openhands_site.module_tags"],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
@@ -112,7 +113,7 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_ROOT = DATA_DIR / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "openhands_site.static_files.HashedFiles"},
 }
 WHITENOISE_USE_FINDERS = True
 
@@ -355,13 +356,6 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_SETTINGS": {
-        "deepLinking": True,
-        "docExpansion": "none",
-        "filter": True,
-        "defaultModelsExpandDepth": -1,
-    },
     "TAGS": [
         {
             "name": "conversations",
@@ -388,7 +382,6 @@ SPECTACULAR_SETTINGS = {
         {"name": "shared", "description": "Conversations shared by a public link."},
         {"name": "compat", "description": "Routes for existing OpenHands clients."},
     ],
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

@@ -13,12 +13,14 @@ django.setup(set_prefix=False)
 
 from lib.connections import PersistentConnection  # noqa: E402 - settings need the set-up above
 from lib.open_files import prepare  # noqa: E402
+from openhands_site import static_files  # noqa: E402
 from openhands_site.serving.addresses import ClientAddressOfEnviron  # noqa: E402
 from openhands_site.serving.bodies import BodyLimitOfEnviron  # noqa: E402
 from openhands_site.serving.charsets import ThreadHandler  # noqa: E402
 from openhands_site.serving.probes import ProbesOfAnyHostOfEnviron  # noqa: E402
 
 prepare("web")
+static_files.prepare()
 application = ProbesOfAnyHostOfEnviron(
     ClientAddressOfEnviron(BodyLimitOfEnviron(PersistentConnection(ThreadHandler())))
 )

@@ -10,7 +10,7 @@ from django.contrib.auth.signals import user_login_failed
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils.safestring import mark_safe
-from django.views.decorators.cache import never_cache
+from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
@@ -70,6 +70,7 @@ def _check(request: HttpRequest, user: User, code: str, *, is_pending: bool) -> 
 
 @sensitive_post_parameters("password", "code")
 @login_required
+@cache_control(no_transform=True)  # the page shows the secret, so it is not compressed
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def second_factor(request: AuthenticatedRequest) -> HttpResponse:

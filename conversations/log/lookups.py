@@ -184,13 +184,45 @@ def list_events(
     if kind is not None:
         where += " AND kind = %(kind)s"
     values = {"pk": pk, "after": after, "before": before, "kind": kind, "limit": limit}
-    rows = prepared.fetch(_EVENTS.format(where=where, order=order), values)
+    rows = prepared.fetch(_EVENTS.format(where=where, order=order, limit="LIMIT %(limit)s"), values)
     if before is not None:
         rows.reverse()
     return [LoggedEvent(*row).to_wire() for row in rows]
 
 
+NEVER_SHOWN = ("TokenEvent", "LLMCompletionLogEvent", "StreamingDeltaEvent", "CondensationRequest")
+"""Kinds of events that ``static/js/lib/story.js`` skips. Of the agent's state, it reads only ``execution_status``."""
+
+
+def part_of_log(last_seq: int, *, after: int, before: int | None, limit: int) -> range:
+    """Return the seqs of a page: the first ``limit`` after ``after`` or, with ``before``, the last ones before it."""
+    if before is not None:
+        through = min(before - 1, last_seq)
+        return range(max(1, through - limit + 1), through + 1)
+    return range(after + 1, max(after, min(after + limit, last_seq)) + 1)
+
+
+def list_shown(pk: UUID, part: range) -> tuple[list[Any], int]:
+    """Return the events of a part of a log that pages show, like ``list_events``, and the first seq of the part.
+
+    That seq is 1 if the log has no earlier events, because ``prune_events`` deleted them. Runs one database query, or
+    two if the part has no such event. This function does not check access: call ``get_head`` first.
+    """
+    values = {"pk": pk, "start": part.start, "stop": part.stop}
+    rows = prepared.fetch(_EVENTS.format(where=_SHOWN, order="seq", limit=""), values)
+    start = part.start
+    if not rows and start > 1:
+        is_first = not Event.objects.filter(conversation_id=pk, seq__lt=part.stop).exists()
+        start = 1 if is_first else start
+    return [LoggedEvent(*row).to_wire() for row in rows], start
+
+
+_SHOWN = (
+    "seq >= %(start)s AND seq < %(stop)s "
+    f"AND kind NOT IN ({', '.join(repr(kind) for kind in NEVER_SHOWN)}) "
+    "AND (kind <> 'ConversationStateUpdateEvent' OR payload ~ '\"key\"\\s*:\\s*\"execution_status\"')"
+)
 _EVENTS = (
     f"SELECT {', '.join(COLUMNS)} FROM {Event._meta.db_table} "  # noqa: S608, SLF001 - our own names
-    "WHERE conversation_id = %(pk)s AND {where} ORDER BY {order} LIMIT %(limit)s"
+    "WHERE conversation_id = %(pk)s AND {where} ORDER BY {order} {limit}"
 )

@@ -46,6 +46,8 @@ from lib.routes import RouteFacts
 PAGE_SIZE = 20
 PLAIN_EVENTS = 500
 """The number of newest events that a plain page shows."""
+FIRST_EVENTS = 300
+"""The number of newest events that ``conversation.js`` loads first."""
 EXAMPLES = [
     (
         "Say hello",
@@ -271,6 +273,7 @@ def _build_context(request: AuthenticatedRequest, conversation: Conversation) ->
         "may_delete": "conversations.delete" in granted,
         "may_create": "conversations.create" in granted,
         "page": _build_script_data(record, granted),
+        "preloads": build_preloads(record),
     }
 
 
@@ -286,6 +289,13 @@ def _build_script_data(record: dict[str, Any], granted: frozenset[str]) -> dict[
             "edit_files": "files.edit" in granted,
         },
     }
+
+
+def build_preloads(record: dict[str, Any]) -> list[str]:
+    """Return the URLs that ``conversation.js`` loads first, which a browser can then load together with the scripts."""
+    base = f"/api/v1/conversations/{record['id']}"
+    before = record["last_seq"] + 1
+    return [f"{base}/events?before={before}&limit={FIRST_EVENTS}&shown=true", f"{base}/feedback"]
 
 
 def build_plain_story(conversation: Conversation) -> list[StoryEntry]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.cache import never_cache
+from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET
@@ -34,6 +34,7 @@ def _count_as_sandbox(request: HttpRequest) -> str:
 
 @RouteFacts(called_by="agent")
 @csrf_exempt
+@cache_control(no_transform=True)  # not compressed
 @never_cache
 @require_GET
 @sensitive_variables("value")

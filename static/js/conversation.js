@@ -29,6 +29,7 @@ const outbox = new Map();
 let stream = null;
 let linkState = "connecting";
 let openFrom = 0;
+let storyFrom = 1; // the story contains the log from this seq on, without the events that are never shown
 
 // --- Paths, ratings and expanded cards ------------------------------------------------
 
@@ -110,7 +111,7 @@ function drawRows() {
     if (element !== expected) storyBox.insertBefore(element, expected);
     previous = element;
   }
-  $("[data-earlier]").hidden = !(story.events.size && story.firstSeq > 1);
+  $("[data-earlier]").hidden = !(story.events.size && storyFrom > 1);
 }
 
 function pathTo(element, ancestor) {
@@ -368,8 +369,13 @@ async function fetchEvents(query) {
   return json("GET", `${base}/events?${new URLSearchParams(query)}`);
 }
 
+/** Fetch the part of the story before a seq. `build_preloads` on the server knows this URL, so that it is loaded early. */
+async function fetchStory(before) {
+  return fetchEvents({ before, limit: FIRST_PAGE, shown: true });
+}
+
 async function load() {
-  const page = record.last_seq > FIRST_PAGE ? await fetchEvents({ before: record.last_seq + 1, limit: FIRST_PAGE }) : await fetchEvents({ after: 0, limit: 500 });
+  const page = await fetchStory(record.last_seq + 1);
   story.reset();
   streaming.clear();
   drawn.clear();
@@ -378,9 +384,9 @@ async function load() {
   const lastUser = story.rows.findLast((row) => row.type === "user");
   const steps = story.rows.filter((row) => row.type === "tool" && row.seq > (lastUser?.seq ?? 0));
   openFrom = steps.length ? steps[Math.max(0, steps.length - OPEN_AT_FIRST)].seq : story.lastSeq + 1;
-  const last = page.items.length ? page.items[page.items.length - 1].seq : 0;
+  storyFrom = page.from_seq;
   draw();
-  return { after: last, epoch: page.epoch };
+  return { after: page.through_seq, epoch: page.epoch };
 }
 
 function follow({ after, epoch }) {
@@ -432,7 +438,11 @@ $("[data-earlier] button").addEventListener("click", async (event) => {
   const button = event.currentTarget;
   button.setAttribute("aria-busy", "true");
   try {
-    const page = await fetchEvents({ before: story.firstSeq, limit: 300 });
+    let page;
+    do {
+      page = await fetchStory(storyFrom);
+      storyFrom = page.from_seq;
+    } while (!page.items.length && storyFrom > 1);
     const fromEnd = scroller.scrollHeight - scroller.scrollTop;
     story.add(page.items);
     drawRows();
@@ -666,9 +676,13 @@ $("[data-panel-toggle]").addEventListener("click", (event) => {
 async function begin() {
   drawState();
   try {
-    const { items } = await json("GET", `${base}/feedback`);
-    for (const item of items) ratings.set(item.seq, item.rating);
-    const place = await load();
+    const [feedback, place] = await Promise.all([json("GET", `${base}/feedback`), load()]);
+    for (const item of feedback.items) {
+      ratings.set(item.seq, item.rating);
+      const row = story.rows.find((row) => row.seq === item.seq);
+      if (row) row.version++;
+    }
+    draw();
     follow(place);
     changes.refresh(isUp() && may.files);
     if (story.rows.some((row) => row.type === "host")) network.refresh();

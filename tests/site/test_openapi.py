@@ -92,12 +92,30 @@ def test_tags_start_with_conversations_and_end_with_compat(document):
     assert set(listed) == used
 
 
-def test_page_script_contains_the_schema_address_and_the_csrf_header(client, db):
-    script = client.get("/api/v1/docs?script=")
+def test_document_of_a_version_is_cached_for_good(client, db):
+    page = client.get("/api/v1/docs").content.decode()
+    url = re.search(r'data-document="([^"]+)"', page)[1]
 
-    assert script.headers["Content-Type"].startswith("application/javascript")
-    assert "schema" in script.content.decode()
-    assert "X-XSRF-TOKEN" in script.content.decode()
+    response = client.get(url)
+
+    assert response.json()["openapi"].startswith("3.")
+    assert "immutable" in response.headers["Cache-Control"]
+    for other in ("/api/v1/schema", "/api/v1/schema?version=older"):
+        assert client.get(other).headers["Cache-Control"] == "public, no-cache"
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/vnd.oai.openapi+json"])
+def test_known_document_is_answered_with_304(client, db, accept):
+    tag = client.get("/api/v1/schema", headers={"Accept": accept}).headers["ETag"]
+
+    def ask(known):
+        return client.get(
+            "/api/v1/schema",
+            headers={"Accept": accept, "If-None-Match": known, "Accept-Encoding": "gzip"},
+        )
+
+    assert ask(tag).status_code == 304
+    assert ask('W/"another"').status_code == 200
 
 
 class TestCommand:

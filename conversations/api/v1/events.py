@@ -52,6 +52,17 @@ class EventViewSet(FastReadMixin, NestedMixin, viewsets.ViewSet):
         """Return a page of the log in order: events after seq ``after``, before seq ``before``, or the first ones."""
         last_seq, epoch = self._log_end(pk)
         query = parse_query(serializers.EventQuery, request)
+        if query["shown"]:
+            part = lookups.part_of_log(
+                last_seq,
+                after=query.get("after", 0),
+                before=query.get("before"),
+                limit=query["limit"],
+            )
+            items, start = lookups.list_shown(pk, part)
+            page = {"items": items, "last_seq": last_seq, "epoch": epoch}
+            page |= {"from_seq": start, "through_seq": part.stop - 1}
+            return conditional_response(request, page)
         # A page has up to 500 events, so they are read without model instances (`python -m bench rest` measures this).
         items = lookups.list_events(
             pk,

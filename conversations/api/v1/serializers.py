@@ -289,6 +289,14 @@ class EventPageSerializer(serializers.Serializer[Any]):
     items = EventSerializer(many=True)
     last_seq = serializers.IntegerField()
     epoch = serializers.IntegerField()
+    from_seq = serializers.IntegerField(
+        required=False,
+        help_text="Only with `shown`: the page covers the log from this seq on, even if it contains no such event.",
+    )
+    through_seq = serializers.IntegerField(
+        required=False,
+        help_text="Only with `shown`: the page covers the log up to this seq. Continue with `after=<through_seq>`.",
+    )
 
 
 class EventQuery(serializers.Serializer[Any]):
@@ -305,12 +313,21 @@ class EventQuery(serializers.Serializer[Any]):
         max_value=30,
         help_text="The seconds to wait for a new event if there is no event after the seq `after`.",
     )
+    shown = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="Leave out the events that no page shows, such as the engine's statistics: a quarter of the bytes. "
+        "The events left out count towards `limit`, and `from_seq` and `through_seq` name the part of the log "
+        "that the page covers.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "after" in attrs and "before" in attrs:
             raise serializers.ValidationError("Send `after` or `before`, not both.")
         if attrs["wait"] and ("before" in attrs or "kind" in attrs):
             raise serializers.ValidationError("`wait` cannot be combined with `before` or `kind`.")
+        if attrs["shown"] and (attrs["wait"] or "kind" in attrs):
+            raise serializers.ValidationError("`shown` cannot be combined with `wait` or `kind`.")
         return attrs
 
 

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from lib import nodes, open_files
 from lib.commands import port_or_free, whole_number
 from lib.reachability import watch_services
+from openhands_site import static_files
 from openhands_site.serving.garbage import freeze_loaded
 from openhands_site.serving.guarded_http import GuardedHttp
 from openhands_site.serving.lean_socket import LeanWebSocket
@@ -50,6 +51,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, host: str, port: int, fd: int | None, **options: Any) -> None:
         open_files.prepare(self.role)
         watch_services(self.role)
+        static_files.prepare()
         config = uvicorn.Config(
             self.application,
             host=host,

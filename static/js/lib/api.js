@@ -8,7 +8,8 @@ export class ApiProblem extends Error {
   }
 }
 
-function csrfToken() {
+/** Return the CSRF token, which the API requires of requests that change something. */
+export function csrfToken() {
   const cookie = document.cookie.split("; ").find((part) => part.startsWith("XSRF-TOKEN="));
   return cookie ? decodeURIComponent(cookie.slice("XSRF-TOKEN=".length)) : (document.querySelector("[name=csrfmiddlewaretoken]")?.value ?? "");
 }

@@ -1,0 +1,34 @@
+// Draw the OpenAPI document with Swagger UI. The URL of the document contains its version, so browsers cache it.
+
+import { csrfToken } from "./lib/api.js";
+
+/* global SwaggerUIBundle */
+
+const box = document.getElementById("swagger-ui");
+
+async function draw() {
+  const response = await fetch(box.dataset.document);
+  if (!response.ok) throw new Error(`HTTP ${response.status}`);
+  SwaggerUIBundle({
+    spec: await response.json(),
+    dom_id: "#swagger-ui",
+    presets: [SwaggerUIBundle.presets.apis],
+    layout: "BaseLayout",
+    deepLinking: true,
+    docExpansion: "none",
+    filter: true,
+    defaultModelsExpandDepth: -1,
+    requestInterceptor(request) {
+      if (!["GET", "HEAD", undefined].includes(request.method)) request.headers["X-XSRF-TOKEN"] = csrfToken();
+      return request;
+    },
+  });
+}
+
+draw().catch((error) => {
+  const line = document.createElement("p");
+  line.className = "notice error";
+  line.setAttribute("role", "alert");
+  line.textContent = `The description of the API could not be loaded (${error.message}). Check your network connection and reload the page.`;
+  box.replaceChildren(line);
+});
