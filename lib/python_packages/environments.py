@@ -228,6 +228,8 @@ def describe_uv(output: str, seconds: int, fetched: int, total: int) -> str:
     """Return the progress of ``uv pip install``: packages fetched, time left, and the large ones still on their way."""
     if resolved := re.search(r"^Resolved (\d+) packages", output, re.MULTILINE):
         total = int(resolved[1])
+    else:
+        return f"{seconds} s: asking the package index for {total} packages"
     if re.search(r"^Prepared ", output, re.MULTILINE):
         return f"{seconds} s: all packages fetched, now they are copied"
     line = f"{seconds} s: {min(max(fetched, 0), total)} of {total} packages fetched"
