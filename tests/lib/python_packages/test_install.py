@@ -108,7 +108,7 @@ def test_progress_names_the_packages_that_are_still_downloaded():
     output = "Resolved 103 packages in 1s\nDownloading django (7.9MiB)\nDownloading grpcio (7.0MiB)\n Downloaded grpcio\n"
 
     assert environments.describe_uv(output, 6, 60, 107) == (
-        "6 s: 60 of 103 packages fetched, about 4 s left (now django (7.9MiB))"
+        "6 s: 60 of 103 packages fetched, about 5 s left (now django (7.9MiB))"
     )
 
 
