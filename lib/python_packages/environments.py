@@ -237,6 +237,8 @@ def describe_uv(output: str, seconds: int, fetched: int, total: int) -> str:
     fetched = min(max(fetched, 0), total)
     line = f"{seconds} s: {fetched} of {total} packages fetched"
     started = dict(re.findall(r"^Downloading (\S+) \(([\d.]+\w+)\)", output, re.MULTILINE))
+    if not started and fetched == 0:
+        return f"{seconds} s: preparing {total} packages"
     megabytes = total * _SMALL_MEGABYTES + sum(map(_megabytes, started.values()))
     for name in re.findall(r"^ Downloaded (\S+)", output, re.MULTILINE):
         started.pop(name, None)
