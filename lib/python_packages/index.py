@@ -9,14 +9,11 @@ import base64
 import gzip
 import hashlib
 import html.parser
-import importlib
 import json
 import netrc
 import os
 import re
 import ssl
-import sys
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 from lib.python_packages import pip_settings, tags
+from lib.python_packages.default_index import default_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +98,7 @@ def fetch_wheel(
             return client.download(wheel, folder, pin, report or _ignore)
         except (OSError, ValueError) as error:
             errors.append(f"{_shown(source)}: {_reason(error)}")
-    raise NotFetched("; ".join(errors) or "no package index is configured")
+    raise NotFetched("; ".join(errors) or "without pip, set PIP_INDEX_URL to a package index")
 
 
 def _ignore(done: int, total: int) -> None:
@@ -288,28 +286,3 @@ class _Links(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "a" and (target := dict(attrs).get("href")):
             self.found.append(target)
-
-
-def default_index() -> str:
-    """Return the address that pip uses without settings, read from pip itself, or empty text without any pip.
-
-    pip may be installed, or lie as a wheel in the folder from which Python creates virtual environments.
-    """
-    folders = [Path(folder) for folder in (sysconfig.get_config_var("WHEEL_PKG_DIR"),) if folder]
-    folders += [
-        Path(os.__file__).parent / "ensurepip" / "_bundled",
-        Path("/usr/share/python-wheels"),
-    ]
-    wheels = [str(wheel) for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))]
-    for wheel in ["", *wheels]:
-        if wheel:
-            sys.path.insert(0, wheel)
-        try:
-            found = importlib.import_module("pip._internal.models.index")
-            return str(found.PyPI.simple_url)
-        except (ImportError, AttributeError):
-            continue
-        finally:
-            if wheel:
-                sys.path.remove(wheel)
-    return ""

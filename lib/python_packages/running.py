@@ -78,13 +78,14 @@ class Download:
     """The lines of progress of one download. ``report`` is called with the bytes read so far and in all."""
 
     name: str
-    began: float = field(default_factory=time.monotonic)
-    shown: float = field(default_factory=time.monotonic)
+    began: float = field(default=0.0, init=False)
+    shown: float = field(default=0.0, init=False)
 
     def report(self, done: int, total: int) -> None:
         """Print a line if the last one is two seconds old."""
         now = time.monotonic()
-        if now - self.shown < EVERY_SECONDS or not done:
+        self.began = self.began or now
+        if now - (self.shown or self.began) < EVERY_SECONDS:
             return
         self.shown = now
         seconds = now - self.began

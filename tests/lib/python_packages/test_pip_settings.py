@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.python_packages import index, pip_settings
+from lib.python_packages import pip_settings
+from lib.python_packages.default_index import default_index
 
 READ_BY_PIP = """
 import json, sys
@@ -50,6 +51,7 @@ def read_by_pip(environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -80,7 +82,7 @@ def test_settings_equal_those_that_pip_reads(home, variables):
     read = pip_settings.read_settings(environment)
 
     expected = read_by_pip(environment)
-    default = index.default_index()
+    default = default_index()
     assert {
         "index-url": read.text("index-url") or default or expected["index-url"],
         "extra-index-url": read.texts("extra-index-url"),
