@@ -91,6 +91,18 @@ LITELLM = {
 }
 
 
+@pytest.fixture
+def usual_time():
+    """Mark a test that waits until the time of a search ends."""
+
+
+@pytest.fixture(autouse=True)
+def patient(request, monkeypatch):
+    """More time for a search on a loaded machine, except in the tests of the time itself."""
+    if "usual_time" not in request.fixturenames:
+        monkeypatch.setattr(local_servers, "TOTAL_SECONDS", 10)
+
+
 @contextmanager
 def serve(answer, *, host="127.0.0.1"):
     """Serve ``answer(handler)`` for every GET request; yield the port and the list of requests."""
@@ -279,7 +291,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
-def test_other_program_is_not_reported_and_breaks_nothing(answer):
+def test_other_program_is_not_reported_and_breaks_nothing(answer, usual_time):
     with serve(answer) as (port, requests):
         began = time.monotonic()
         found = local_servers.search([port])
@@ -290,7 +302,7 @@ def test_other_program_is_not_reported_and_breaks_nothing(answer):
     assert seconds < 2
 
 
-def test_server_whose_details_do_not_arrive_in_time_is_found_without_them():
+def test_server_whose_details_do_not_arrive_in_time_is_found_without_them(usual_time):
     def answer(handler):
         if handler.path == "/v1/models":
             send_paths(VLLM)(handler)

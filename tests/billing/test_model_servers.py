@@ -9,7 +9,7 @@ from rest_framework.test import APIClient
 from accounts.models import AuditEntry, Membership
 from accounts.services import organizations
 from billing import services
-from billing.gateway import conversion
+from billing.gateway import conversion, local_servers
 from billing.models import AllowedModelServer, ModelAccess
 from lib import url_guard
 from tests.billing.conftest import CHAT, bearer, chat, issue_token, parse_stream
@@ -21,8 +21,9 @@ MODEL = "qwen3-coder:30b"
 
 
 @pytest.fixture
-def ollama(settings):
-    """An Ollama at the only port at which this server looks."""
+def ollama(settings, monkeypatch):
+    """An Ollama at the only port at which this server looks. A search has more time, for loaded machines."""
+    monkeypatch.setattr(local_servers, "TOTAL_SECONDS", 10)
     with FakeOllama(context_length=131_072) as server:
         settings.MODEL_SERVER_PORTS = [server.port]
         settings.UPSTREAM_ALLOW_PRIVATE = "allowed"

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from billing import services as billing
+from billing.gateway import local_servers
 from conversations.sandboxes.bubblewrap import support
 from lib import env, reachability
 from openhands_site import doctor
@@ -87,7 +88,8 @@ def test_wrong_setting_is_reported_by_its_check(settings, setting, value, check,
     assert text in result.detail
 
 
-def test_found_model_servers_are_named_with_their_use(settings, alice):
+def test_found_model_servers_are_named_with_their_use(settings, alice, monkeypatch):
+    monkeypatch.setattr(local_servers, "TOTAL_SECONDS", 10)  # for loaded machines
     with FakeOllama() as ollama:
         settings.MODEL_SERVER_PORTS = [ollama.port]
         unused = run_checks()["Model servers"]
