@@ -38,6 +38,9 @@ from lib.engine_state import (
 
 OLDEST_PYTHON = (3, 12)
 NEEDED_MEGABYTES = 1_200
+FULL_MEGABYTES = 20
+"""With less free space a disk counts as full."""
+_NO_SPACE = "No space left on device|Disk quota exceeded"
 _NAMES = ("python3.13", "python3.12", "python3.14", "python3")
 NO_PYTHON = (
     "The agent engine needs Python 3.12 or newer, which was not found. Install it (`apt install python3.12 "
@@ -74,6 +77,9 @@ def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
             try:
                 _install(folder, lock, progress)
             except (NoPython, InstallFailed) as failure:
+                if _is_full(folder.parent) and (folder / MARKER).exists():
+                    # The database may need the space of the unfinished installation.
+                    shutil.rmtree(folder, ignore_errors=True)
                 engine_progress.write_failure(folder, fingerprint(), str(failure))
                 raise
             engine_progress.forget(folder)
@@ -97,6 +103,10 @@ def _install(folder: Path, lock: IO[str], progress: Callable[[Progress], None]) 
         _build(folder, python, watch)
     except OSError as error:
         raise InstallFailed(_describe(error)) from error
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < FULL_MEGABYTES * 1_000_000
 
 
 def _describe(error: OSError) -> str:
@@ -232,9 +242,8 @@ def _run(
             process.terminate()
             process.wait()
     if process.returncode:
-        if re.search(
-            r"No space left on device|Disk quota exceeded", log.read_text(errors="replace")
-        ):
+        # On a full disk the log may be empty.
+        if _is_full(log.parent) or re.search(_NO_SPACE, log.read_text(errors="replace")):
             raise InstallFailed(FULL)
         tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in tail if "error" in line.lower()] or tail or ["no output"]
