@@ -1,9 +1,10 @@
-# Requirements: make and Python 3.11 or newer. Everything else is installed into .venv.
+# Requirements: make and Python 3.11 or newer; an older Python fetches one. Everything is installed into .venv.
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; \
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && echo python3
 PYTHON ?= $(shell $(FIND_PYTHON))
 HOST ?=
 PORT ?=
@@ -11,11 +12,11 @@ DATA_DIR ?=
 ADMIN_EMAIL ?=
 JOBS ?= 3
 ARGS ?=
-COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-again test-slow lint format bench chaos engine-newest lock
+.PHONY: again help run setup test test-again test-slow lint format bench chaos engine-newest lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -58,32 +59,25 @@ chaos: $(VENV)/.development ## kill processes under load, check that no event is
 engine-newest: $(VENV)/.development ## run the contract tests on the newest release of the agent engine (ARGS="--release 1.58.1")
 	@$(BIN)/python -m tests.engine_newest $(ARGS)
 
-lock: ## update the requirements files from pyproject.toml (needs uv)
-	$(COMPILE) -o requirements.lock
-	$(COMPILE) --group dev -o requirements-dev.lock
+lock: $(VENV)/.development ## update the requirements files from pyproject.toml
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) pyproject.toml --group dev -o requirements-dev.lock
+	$(COMPILE) --group uv -o requirements-uv.lock
 
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, but python3 is" \
-		"$$(python3 --version 2>&1 || echo missing). Install a newer Python, or set PYTHON: make PYTHON=/path/to/python3." >&2; exit 1; }
-	@if command -v uv >/dev/null; then uv venv --quiet --seed --python "$(PYTHON)" $(VENV); \
-	else "$(PYTHON)" -m venv $(VENV); fi || { rm -rf $(VENV); exit 1; }
-
-$(VENV)/.runtime: requirements.lock | $(VENV)/bin/python
+# Without Python in $(VENV), for example after an upgrade of the system, everything is installed again.
+$(VENV)/.runtime: requirements.lock requirements-uv.lock $(if $(wildcard $(BIN)/python),,again)
 	@$(call install,requirements.lock)
 	@touch $@
 
-$(VENV)/.development: requirements-dev.lock | $(VENV)/bin/python
+$(VENV)/.development: requirements-dev.lock requirements-uv.lock $(if $(wildcard $(BIN)/python),,again)
 	@$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/.runtime
 
-# uv ignores pip's configuration files, so pip may reach a package index that uv does not.
+again:
+
+# Lines that start here run under a Python without packages, of any version since 3.8.
 define install
-	total=$$(grep -c '==' $(1)); \
-	echo "Installing $$total packages of $(1) into $(VENV). This takes a minute or two …"; \
-	{ seconds=0; while sleep 5 >/dev/null 2>&1; do seconds=$$((seconds + 5)); \
-		echo "  $$seconds s: $$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l | tr -d ' ') of about $$total installed"; \
-	done; } & progress=$$!; \
-	{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -r $(1); } || \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1); \
-	status=$$?; kill $$progress 2>/dev/null; exit $$status
+	test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required, but python3 is" \
+		"$$(python3 --version 2>&1 || echo missing). Install Python, or set PYTHON: make PYTHON=/path/to/python3." >&2; exit 1; }; \
+	"$(PYTHON)" -E -s -m lib.python_packages $(1) $(VENV)
 endef

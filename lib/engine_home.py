@@ -1,4 +1,4 @@
-"""The virtual environment of the agent engine: its installation and the search for a Python interpreter.
+"""The installation of the agent engine into its virtual environment.
 
 The engine needs a newer Python than this server and about two hundred packages, so it has a virtual environment of
 its own in ``ENGINE_DIR``. ``lib.engine_state`` reports its state.
@@ -6,13 +6,12 @@ its own in ``ENGINE_DIR``. ``lib.engine_state`` reports its state.
 
 import contextlib
 import errno
-import glob
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from django.conf import settings
 
 from lib import engine_progress, processes
 from lib.engine_progress import Progress, Watch
+from lib.engine_python import NoPython, fetch_python, find_python
 from lib.engine_state import (
     CONSTRAINTS,
     MARKER,
@@ -35,27 +35,17 @@ from lib.engine_state import (
     required_versions,
     status,
 )
+from lib.python_packages import index, pip_settings, uv_program
 
-OLDEST_PYTHON = (3, 12)
 NEEDED_MEGABYTES = 1_200
 FULL_MEGABYTES = 20
 """With less free space a disk counts as full."""
 _NO_SPACE = "No space left on device|Disk quota exceeded"
-_NAMES = ("python3.13", "python3.12", "python3.14", "python3")
-NO_PYTHON = (
-    "The agent engine needs Python 3.12 or newer, which was not found. Install it (`apt install python3.12 "
-    "python3.12-venv`, `brew install python@3.13`, `uv python install 3.13` or `pyenv install 3.13`), or set "
-    "OH_ENGINE_PYTHON=/path/to/python. Until then the server works, but agents cannot start."
-)
 FULL = (
     f"The agent engine could not be installed, because a disk is full. It needs about {NEEDED_MEGABYTES} MB in "
     "ENGINE_DIR, and as much in the cache of the installer in the home folder. Free some space, or set ENGINE_DIR to a "
     "folder on another disk."
 )
-
-
-class NoPython(Exception):
-    """This machine has no Python interpreter for the engine. The message says how to install one."""
 
 
 class InstallFailed(Exception):
@@ -91,16 +81,14 @@ def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
 def _install(folder: Path, lock: IO[str], progress: Callable[[Progress], None]) -> None:
     watch = Watch(folder, log_path(folder), len(required_versions()), progress, lock)
     watch.enter("python")
-    python = find_python()
     try:
-        _clear(folder)
-        free = shutil.disk_usage(folder.parent).free // 1_000_000
-        if free < NEEDED_MEGABYTES:
-            raise InstallFailed(
-                f"The agent engine needs about {NEEDED_MEGABYTES} MB, but the disk of {folder} has only {free} MB "
-                "free. Free some space, or set ENGINE_DIR to a folder on another disk."
+        with _available_uv() as uv:
+            python = find_python(uv) or fetch_python(
+                uv, report=lambda megabytes, _: watch.enter("python", megabytes)
             )
-        _build(folder, python, watch)
+            _clear(folder)
+            _check_space(folder)
+            _build(folder, python, uv, watch)
     except OSError as error:
         raise InstallFailed(_describe(error)) from error
 
@@ -118,100 +106,64 @@ def _describe(error: OSError) -> str:
     )
 
 
-def find_python() -> Path:
-    """Return the first suitable Python interpreter: new enough, and able to create virtual environments.
-
-    Each candidate is run, because pyenv has shims on ``PATH`` for versions that are not active. Raise ``NoPython`` if
-    there is none.
-    """
-    if name := settings.ENGINE_PYTHON:
-        if python := _try(shutil.which(name) or name):
-            return python
-        raise NoPython(
-            f"OH_ENGINE_PYTHON (or AGENT_PYTHON) is {name}, which is not Python 3.12 or newer with the venv module. "
-            "Correct it, or unset it to search for a suitable Python."
-        )
-    for candidate in _candidates():
-        if python := _try(candidate):
-            return python
-    raise NoPython(NO_PYTHON)
-
-
-def _candidates() -> Iterator[str]:
-    for name in _NAMES:
-        if path := shutil.which(name):
-            yield path
-    root = os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))
-    # Unlike Path.glob, this function skips folders that are not readable. 3.13 comes first, because compiled packages
-    # support a newer Python only some time after its release.
-    versions = glob.glob(f"{glob.escape(root)}/versions/3.1[2-9]*/bin/python")  # noqa: PTH207
-    yield from sorted(sorted(versions, reverse=True), key=lambda path: "/3.13" not in path)
-    if uv := shutil.which("uv"):
-        quiet = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
-        yield from _output([uv, "python", "find", ">=3.12"], quiet).splitlines()
-
-
-def _try(python: str) -> Path | None:
-    """Run an interpreter and return its real path if it is suitable, else None."""
-    code = "import sys, venv, ensurepip; print(*sys.version_info[:2]); print(sys.executable)"
-    version, _, path = _output([python, "-I", "-c", code]).strip().partition("\n")
-    if not path or tuple(map(int, version.split())) < OLDEST_PYTHON:
-        return None
-    return Path(path)
-
-
-def _output(command: list[str], environment: dict[str, str] | None = None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-            env=os.environ | (environment or {}),
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
-
-
 # --- Installing -----------------------------------------------------------------
 
 
-def _build(folder: Path, python: Path, watch: Watch) -> None:
+def _check_space(folder: Path) -> None:
+    free = shutil.disk_usage(folder.parent).free // 1_000_000
+    if free < NEEDED_MEGABYTES:
+        raise InstallFailed(
+            f"The agent engine needs about {NEEDED_MEGABYTES} MB, but the disk of {folder} has only {free} MB "
+            "free. Free some space, or set ENGINE_DIR to a folder on another disk."
+        )
+
+
+@contextlib.contextmanager
+def _available_uv() -> Iterator[Path | None]:
+    """Yield the pinned uv, else the one of ``PATH``, else None: then pip does the work."""
+    with contextlib.ExitStack() as stack:
+        uv = uv_program.find_uv(Path(sys.prefix, "bin"))
+        if uv is None:
+            try:
+                uv = stack.enter_context(uv_program.unpacked_uv())
+            except uv_program.NoUv:
+                uv = uv_program.find_other_uv()
+            except index.WrongHash:
+                uv = None
+        yield uv
+
+
+def _build(folder: Path, python: Path, uv: Path | None, watch: Watch) -> None:
     folder.mkdir(mode=0o755, exist_ok=True)
     (folder / MARKER).write_text("{}")
     log = watch.log
     pins = CONSTRAINTS.read_text().splitlines()
     rest = folder / "packages.txt"
     rest.write_text("\n".join(line for line in pins if not line.lower().startswith(PACKAGE + "==")))
-    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
-    environment.pop("PYTHONPATH", None)
     own = str(folder / "bin" / "python")
-    uv = shutil.which("uv")
+    for_pip = pip_settings.environment_for_pip() | {"PYTHONUNBUFFERED": "1"}
+    for_uv = pip_settings.environment_for_uv()
+    # The engine itself comes last, so that its bin/agent-server appears only after all other packages.
+    parts = (["-r", str(rest)], ["-r", str(CONSTRAINTS)])
     with log.open("w") as output:
-        create = [str(python), "-I", "-m", "venv", str(folder)]
-        _run(create, environment, output, log, watch)
-        # The engine itself comes last, so that its bin/agent-server appears only after all other packages.
-        for arguments in (["-r", str(rest)], ["-r", str(CONSTRAINTS)]):
-            pip = [
-                own,
-                "-I",
-                "-m",
-                "pip",
-                "install",
-                "--no-input",
-                "--progress-bar=off",
-                *arguments,
-            ]
-            fast = [uv or "", "pip", "install", "--python", own, "--compile-bytecode", *arguments]
-            if uv:
-                try:
-                    _run(fast, _for_uv(environment), output, log, watch)
-                    continue
-                except InstallFailed:
-                    pass  # uv ignores pip's configuration files, so pip may reach an index that uv does not
-            _run(pip, environment, output, log, watch)
+
+        def run(*command: str, environment: dict[str, str]) -> None:
+            _run(list(command), environment, output, log, watch)
+
+        is_done = False
+        if uv is not None:
+            options = ("--python", own, "--compile-bytecode", *pip_settings.arguments_for_uv())
+            # If uv fails, pip may know a credential or a format that uv does not.
+            with contextlib.suppress(InstallFailed):
+                run(*uv_program.venv_command(uv, python, folder), environment=for_uv)
+                for part in parts:
+                    run(str(uv), "pip", "install", *options, *part, environment=for_uv)
+                is_done = True
+        if not is_done:
+            run(str(python), "-I", "-m", "venv", str(folder), environment=for_pip)
+            options = ("-I", "-m", "pip", "install", "--progress-bar=off")
+            for part in parts:
+                run(own, *options, *part, environment=for_pip)
     version = required_versions()[PACKAGE]
     stamp = {"constraints": fingerprint(), "folder": str(folder), "version": version}
     (folder / STAMP).write_text(json.dumps(stamp | {"python": str(python)}))
@@ -250,19 +202,6 @@ def _run(
         raise InstallFailed(
             f"The agent engine could not be installed: {errors[-1].strip()} See the log in {log}."
         )
-
-
-def _for_uv(environment: dict[str, str]) -> dict[str, str]:
-    """Return the environment with uv's variables set from pip's settings for package indexes."""
-    names = {
-        "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
-        "PIP_EXTRA_INDEX_URL": "UV_INDEX",
-        "PIP_FIND_LINKS": "UV_FIND_LINKS",
-        "PIP_CERT": "SSL_CERT_FILE",
-        "PIP_NO_INDEX": "UV_NO_INDEX",
-    }
-    settings_for_uv = {uv: environment[pip] for pip, uv in names.items() if pip in environment}
-    return settings_for_uv | environment | {"UV_NO_PROGRESS": "1"}
 
 
 def _clear(folder: Path) -> None:

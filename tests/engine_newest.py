@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from lib.python_packages import pip_settings, uv_program
 from tests.prepare import ROOT
 
 PACKAGES = ("openhands-agent-server", "openhands-sdk", "openhands-tools")
@@ -25,12 +26,6 @@ CONSTRAINTS = Path("engine") / "agent-server-constraints.txt"
 PYTHON = "3.13"
 """The Python version for which packages are chosen, as for the pinned constraints."""
 LEFT_OUT = (".git", ".venv", "data", "node_modules", "__pycache__", ".*_cache")
-UV_NAMES = {
-    "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
-    "PIP_EXTRA_INDEX_URL": "UV_INDEX",
-    "PIP_FIND_LINKS": "UV_FIND_LINKS",
-    "PIP_CERT": "SSL_CERT_FILE",
-}
 _INSTALL = "import sys; from tests import prepare; sys.exit(prepare._install_engine() or 0)"
 
 
@@ -47,17 +42,15 @@ def read_version(constraints: str) -> str:
 
 def resolve(release: str) -> str:
     """Return constraints for a release (empty: the newest one). Pinned packages stay if the release accepts them."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    uv = uv_program.find_uv(Path(sys.prefix, "bin")) or uv_program.find_other_uv()
     if uv is None:
-        raise Impossible("uv was not found. Install it: .venv/bin/python -m pip install uv")
+        raise Impossible("uv was not found. `make setup` installs it.")
     wanted = [f"{name}=={release}" if release else name for name in PACKAGES]
-    settings = {
-        uv_name: os.environ[name] for name, uv_name in UV_NAMES.items() if name in os.environ
-    }
     with tempfile.TemporaryDirectory() as folder:
         # uv keeps the versions of a file that exists, except those of the packages to upgrade.
         pins = shutil.copy(ROOT / CONSTRAINTS, folder)
-        command = [uv, "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"]
+        command = [str(uv), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"]
+        command += pip_settings.arguments_for_uv()
         command += ["--no-emit-index-url", "--no-emit-find-links"]
         command += ["--python-version", PYTHON, "--output-file", pins]
         for name in PACKAGES:
@@ -65,7 +58,7 @@ def resolve(release: str) -> str:
         done = subprocess.run(
             command,
             input="\n".join(wanted),
-            env=settings | os.environ,
+            env=pip_settings.environment_for_uv(),
             capture_output=True,
             text=True,
             check=False,

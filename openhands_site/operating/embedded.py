@@ -570,8 +570,8 @@ def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise CannotStart(
-            f"The package {name} is not installed. Run `make setup`, or set DATABASE_URL and REDIS_URL to existing "
-            "servers."
+            f"The package {name} is not installed. Run `make setup`, or, where it has no wheel as on Alpine Linux, set "
+            "DATABASE_URL and REDIS_URL to existing servers."
         )
     return Path(spec.submodule_search_locations[0])
 

@@ -1,4 +1,4 @@
-"""The agent engine's environment: its state, the choice of a Python, and an offline installation by the real pip."""
+"""The agent engine's environment: its state, the choice of a Python, and an offline installation by the real uv."""
 
 import json
 import os
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import engine_home, engine_progress, engine_state, processes
+from lib import engine_home, engine_progress, engine_python, engine_state, processes
 from lib.engine_progress import Progress
+from lib.python_packages import systems
 from tests.prepare import ROOT
 from tests.waiting import wait_until
 
@@ -131,17 +132,20 @@ class TestPython:
     def write_python(path: Path, version: str) -> Path:
         return write_program(path, f"echo {version}; echo {path}")
 
-    def test_missing_python_raises_with_ways_to_install_it(self, home):
-        with pytest.raises(engine_home.NoPython) as error:
-            engine_home.find_python()
+    def test_missing_python_is_none(self, home):
+        assert engine_python.find_python() is None
 
-        for way in (
-            "apt install python3.12",
-            "uv python install",
-            "pyenv install",
-            "OH_ENGINE_PYTHON=",
-        ):
-            assert way in str(error.value)
+    def test_forbidden_download_raises_with_the_command_of_this_system(
+        self, home, folder, monkeypatch
+    ):
+        monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+
+        with pytest.raises(engine_python.NoPython) as error:
+            engine_python.fetch_python(home / "uv", report=print)
+
+        command = systems.command_for_python((3, 12)) or "pyenv install 3.13"
+        assert f"`{command}`" in str(error.value)
+        assert "downloads are forbidden by UV_PYTHON_DOWNLOADS" in str(error.value)
 
     def test_pyenv_shim_that_fails_is_skipped(self, home):
         write_program(
@@ -150,33 +154,32 @@ class TestPython:
         )
         expected = self.write_python(home / "bin" / "python3.12", "3 12")
 
-        assert engine_home.find_python() == expected
+        assert engine_python.find_python() == expected
 
     def test_too_old_python_is_skipped(self, home):
         self.write_python(home / "bin" / "python3", "3 11")
 
-        with pytest.raises(engine_home.NoPython):
-            engine_home.find_python()
+        assert engine_python.find_python() is None
 
     def test_pyenv_version_outside_the_path_is_used(self, home):
         self.write_python(home / ".pyenv/versions/3.11.7/bin/python", "3 11")
         self.write_python(home / ".pyenv/versions/3.14.0/bin/python", "3 14")
         expected = self.write_python(home / ".pyenv/versions/3.13.0/bin/python", "3 13")
 
-        assert engine_home.find_python() == expected
+        assert engine_python.find_python() == expected
 
     def test_python_managed_by_uv_is_used(self, home):
         managed = self.write_python(home / "managed" / "python", "3 12")
-        write_program(home / "bin" / "uv", f"echo {managed}")
+        uv = write_program(home / "bin" / "uv", f"echo {managed}")
 
-        assert engine_home.find_python() == managed
+        assert engine_python.find_python(uv) == managed
 
     def test_wrong_engine_python_raises_although_another_python_exists(self, home, settings):
         self.write_python(home / "bin" / "python3.13", "3 13")
         settings.ENGINE_PYTHON = "/nowhere/python"
 
-        with pytest.raises(engine_home.NoPython, match=r"OH_ENGINE_PYTHON .* is /nowhere/python"):
-            engine_home.find_python()
+        with pytest.raises(engine_python.NoPython, match=r"OH_ENGINE_PYTHON .* is /nowhere/python"):
+            engine_python.find_python()
 
 
 class TestInstall:
@@ -196,7 +199,7 @@ class TestInstall:
         constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
         for module in (engine_home, engine_state):
             monkeypatch.setattr(module, "CONSTRAINTS", constraints)
-        monkeypatch.setattr(engine_home, "OLDEST_PYTHON", (3, 11))
+        monkeypatch.setattr(engine_python, "OLDEST_PYTHON", (3, 11))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
         settings.ENGINE_PYTHON = sys.executable

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from lib import engine_home, engine_state
+from lib import engine_home, engine_python, engine_state
 from lib.commands import OperatorCommand
 from lib.engine_progress import Progress
 
@@ -50,7 +50,7 @@ class Command(OperatorCommand):
             os.nice(NICENESS)
         try:
             status = engine_home.install(progress=self._print)
-        except (engine_home.NoPython, engine_home.InstallFailed) as error:
+        except (engine_python.NoPython, engine_home.InstallFailed) as error:
             raise CommandError(str(error)) from error
         self.say(f"The agent engine is ready (took {time.monotonic() - began:.0f} s).")
         return status
