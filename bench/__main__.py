@@ -22,7 +22,7 @@ from openhands_site.operating import embedded
 ONE = "--one"
 """The option with which this module starts itself for one benchmark."""
 NAMES = (
-    *("append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
+    *("first_minute", "append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
     *("startup", "middleware", "packages", "table", "path", "isolation", "markdown", "redaction"),
 )
 

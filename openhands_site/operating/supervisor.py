@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar, TextIO
+from typing import IO, ClassVar, Protocol, TextIO
 
 import psutil
 
 from lib import processes
+from openhands_site.operating import forking
 
 GRACE_SECONDS = 15
 """How long roles may take to end after SIGTERM."""
@@ -33,6 +34,21 @@ STEADY_SECONDS = 60
 LINE_BYTES = 64 * 1024
 """A longer line of output is printed in parts."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+
+
+class Child(Protocol):
+    """A child process: ``subprocess.Popen`` or ``forking.Forked``."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 @dataclass
@@ -48,8 +64,19 @@ class ProcessRole:
     once: bool = False
     on_done: Callable[[], None] = lambda: None
     pass_fds: tuple[int, ...] = ()
-    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    run: Callable[[], object] | None = None
+    """What ``command`` does, as a function of this process, for a first start without new imports (``forking``).
+
+    Restarts use the command, so that a process that was updated or damaged is replaced by an entirely new one.
+    """
+    waits: bool = False
+    """Whether the role is started by ``Supervisor.release`` instead of the first ``turn``."""
+    niceness: int = 0
+    """By how much other processes come first; see nice(2)."""
+    process: Child | None = field(default=None, init=False)
     started_at: float = field(default=0, init=False)
+    is_started: bool = field(default=False, init=False)
+    """Whether the role was started at least once."""
     start_again_at: float | None = field(default=0, init=False)
     """The time at which to start the role, by the monotonic clock. None while it runs and after its last run."""
     failures: int = field(default=0, init=False)
@@ -115,7 +142,7 @@ class Supervisor:
         """Start the roles that are due, forward output for up to ``seconds``, and handle the roles that have exited."""
         for role in self.roles:
             due = role.start_again_at is not None and time.monotonic() >= role.start_again_at
-            if role.process is None and due and not self.stop_requested:
+            if role.process is None and due and not role.waits and not self.stop_requested:
                 self._start(role)
         self._read(seconds)
         for role in self.roles:
@@ -124,6 +151,13 @@ class Supervisor:
         if time.monotonic() - self._reaped_at > 5:
             self._reaped_at = time.monotonic()
             processes.reap_orphans({r.process.pid for r in self.roles if r.process})
+
+    def release(self) -> None:
+        """Start the roles that wait, such as the installation of the engine, which would slow down the others."""
+        for role in self.roles:
+            if role.waits:
+                role.waits = False
+                self._start(role)
 
     def stop(self) -> None:
         """Send SIGTERM to every role, wait at most ``GRACE_SECONDS``, then kill the roles that still run."""
@@ -139,6 +173,7 @@ class Supervisor:
             if role.process is not None:
                 if role.is_running:
                     self.say(role.name, "did not stop in time and was killed")
+                role.process.kill()
                 # Each role leads a process group, so this also kills child processes that the role left behind.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(role.process.pid, signal.SIGKILL)
@@ -159,26 +194,47 @@ class Supervisor:
         return ended
 
     def _start(self, role: ProcessRole) -> None:
-        role.process = subprocess.Popen(
-            role.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=self.environment | {"OH_ROLE": role.name, "PYTHONUNBUFFERED": "1"},
-            pass_fds=role.pass_fds,
-            start_new_session=True,  # so that Ctrl-C does not reach the role and `stop` decides the order
-            # SIGKILL, not SIGTERM: if this process dies, the database stops too, so a role cannot finish its work.
-            preexec_fn=processes.die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call
-        )
+        environment = self.environment | {"OH_ROLE": role.name, "PYTHONUNBUFFERED": "1"}
+        if role.run is not None and not role.is_started and forking.can_fork():
+            role.process = forking.fork(
+                role.run,
+                title=" ".join(role.command),
+                environment=environment,
+                keep=role.pass_fds,
+            )
+        else:
+            role.process = self._spawn(role, environment)
+        role.is_started = True
         role.started_at, role.start_again_at, role.rest = time.monotonic(), None, b""
         assert role.process.stdout is not None
         os.set_blocking(role.process.stdout.fileno(), False)
         self._selector.register(role.process.stdout, selectors.EVENT_READ, role)
         self._write_record()
 
+    def _spawn(self, role: ProcessRole, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+        # SIGKILL, not SIGTERM: if this process dies, the database stops too, so a role cannot finish its work.
+        request_kill = processes.die_with_parent(signal.SIGKILL)
+
+        def prepare() -> None:
+            if request_kill is not None:
+                request_kill()
+            if role.niceness:
+                os.nice(role.niceness)
+
+        return subprocess.Popen(
+            role.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=role.pass_fds,
+            start_new_session=True,  # so that Ctrl-C does not reach the role and `stop` decides the order
+            preexec_fn=prepare,  # noqa: PLW1509 - two system calls
+        )
+
     def _exited(self, role: ProcessRole) -> None:
         assert role.process is not None
-        code = role.process.returncode
+        code = role.process.wait()
         self._pump(role)
         self._close(role)
         lifetime = time.monotonic() - role.started_at

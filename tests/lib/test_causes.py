@@ -196,7 +196,7 @@ def test_error_of_the_system_is_explained(number, code, status):
 @pytest.fixture
 def own_redis(tmp_path):
     """A Redis of its own, whose configuration a test may change."""
-    server = embedded._Redis(tmp_path, tmp_path)
+    server = embedded.Redis(tmp_path, tmp_path)
     server.start()
     with redis.Redis.from_url(server.url) as client:
         yield client

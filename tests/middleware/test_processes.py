@@ -19,7 +19,7 @@ def test_four_processes_share_one_rate_limit_and_reject_costly_requests_without_
     alice, tmp_path
 ):
     _, key = services.issue_api_key(user=alice, name="parallel")
-    server = embedded._Redis(tmp_path, tmp_path)
+    server = embedded.Redis(tmp_path, tmp_path)
     server.start()
     environment = {
         "REDIS_URL": server.url,

@@ -92,7 +92,7 @@ def test_entry_with_the_fields_of_another_version_is_skipped():
 
 def test_list_is_unavailable_without_redis_and_refilled_after_an_empty_restart(tmp_path, settings):
     sockets = Path(tempfile.mkdtemp(prefix="oh-"))  # a socket's path may have at most 107 bytes
-    service = embedded._Redis(tmp_path, sockets)
+    service = embedded.Redis(tmp_path, sockets)
     service.start()
     settings.REDIS_URL, settings.NODE_TTL_SECONDS = service.url, 1
     try:

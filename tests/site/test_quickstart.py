@@ -16,12 +16,15 @@ from pathlib import Path
 
 import grpc
 import psutil
+import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lib import env
-from openhands_site.management.commands import quickstart
 from openhands_site.operating import supervisor
+from openhands_site.operating.embedded import CannotStart
+from openhands_site.operating.quickstart import data_folder, environment
+from openhands_site.operating.quickstart.run import Quickstart
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +144,15 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     assert first.get(link) == 200
     assert (first.folder / "server.env").stat().st_mode & 0o777 == 0o600
 
+    if sys.platform == "linux":
+        # The roles are forks, which let go of the locks and of the environment of the first process.
+        commands = {"web": "run_web", "worker": "run_worker", "manager": "run_conversation_manager"}
+        for name, command in commands.items():
+            process = first.find_process(name)
+            assert command in process.cmdline()[0]
+            assert process.environ() == {}
+            assert not [file for file in process.open_files() if file.path.endswith(".lock")]
+
     second = run()
     second.process.wait(30)
     assert second.process.returncode == 1
@@ -174,6 +186,9 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     first.find_process("web").kill()
     first.read_until(r"web +\| was ended by SIGKILL; restarting in 1 s")
     assert first.get("/ready") == 200, "a request during the restart waits at the open port"
+    restarted = first.find_process("web")
+    assert restarted.cmdline()[2] == "run_web"
+    assert restarted.environ()["OH_ROLE"] == "web", "a restart is a new process, not a fork"
 
     assert first.stop() == 0
     assert "Traceback" not in first.output
@@ -254,23 +269,14 @@ class TestSavedEnvironment:
     def start(self, tmp_path, monkeypatch):
         """Return a function that writes server.env as a start with an environment does, and returns its values."""
 
-        def write(**environment):
-            monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]} | environment)
+        def write(**given):
+            monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]} | given)
             monkeypatch.setattr(env, "load_file", lambda path: None)
-            one = quickstart.Quickstart(
-                host="127.0.0.1",
-                port=8123,
-                data_dir=tmp_path,
-                admin_email="",
-                is_json=False,
-                wants_engine=False,
-            )
-            one.console = supervisor.Console(io.StringIO())
-            with one._data_folder():
-                one._prepare_environment()
-                one._write_environment()
-                one._save_given()
-            return quickstart._read_file(tmp_path / "server.env")
+            one = environment.Environment(tmp_path)
+            one.prepare("127.0.0.1", 8123, supervisor.Console(io.StringIO()))
+            one.write()
+            one.save_given()
+            return environment.read_file(tmp_path / "server.env")
 
         return write
 
@@ -371,6 +377,24 @@ class TestRefusals:
             "The value of LEASE_SECONDS is not valid ('soon'). Set it to a whole number from 2 to 60."
         )
 
+    @pytest.mark.slow
+    def test_tables_that_cannot_be_upgraded_are_refused_with_the_way_out(self, run, tmp_path):
+        first = run()
+        first.read_until("^Ready ")
+        url = environment.read_file(first.folder / "server.env")["DATABASE_URL"]
+        with psycopg.connect(url.replace("openhands@", "postgres@", 1)) as connection:
+            connection.execute(
+                "DELETE FROM django_migrations WHERE name LIKE '%_squashed_%' OR name = '0009_newest'"
+            )
+        first.stop()
+
+        error = self.fail_to_start("--data-dir", first.folder, "--port", first.port)
+
+        assert error.startswith(
+            "The tables in the database come from a commit before version 0.1.0"
+        )
+        assert list_processes(first.folder) == []
+
     def test_weak_administrator_password_is_refused(self, tmp_path):
         error = self.fail_to_start(
             *("--data-dir", tmp_path, "--port", find_free_port(), "--admin-email", "a@example.com"),
@@ -397,14 +421,14 @@ class TestRefusals:
             tmp_path.chmod(0o700)
 
     def test_full_disk_is_refused(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(quickstart, "REQUIRED_MEGABYTES", 10**9)
-        start = quickstart.Quickstart(
+        monkeypatch.setattr(data_folder, "REQUIRED_MEGABYTES", 10**9)
+        monkeypatch.setattr(os, "environ", dict(os.environ))
+        start = Quickstart(
             "127.0.0.1", find_free_port(), tmp_path, "", is_json=False, wants_engine=False
         )
 
         with pytest.raises(
-            quickstart.CannotStart,
-            match=r"has only \d+ MB free, but the server needs 1000000000 MB",
+            CannotStart, match=r"has only \d+ MB free, but the server needs 1000000000 MB"
         ):
             start.run()
 

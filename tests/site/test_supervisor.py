@@ -1,54 +1,76 @@
-"""The supervisor of ``quickstart``: roles that run once."""
+"""The supervisor of ``quickstart``: which roles it starts when, and how."""
 
-import subprocess
+import os
 import sys
 
-from tests.prepare import ROOT
+import pytest
 
-RUN = """
-import sys, time
-from pathlib import Path
-from openhands_site.operating import supervisor
+from openhands_site.operating.supervisor import ProcessRole, Supervisor
+from tests.waiting import wait_until
 
-supervisor.BACKOFF_SECONDS = (0.1, 0.1)
-code = (
-    "import os, signal, sys; from pathlib import Path; log = Path(sys.argv[1]);"
-    "runs = log.read_text() if log.exists() else ''; log.write_text(runs + 'x');"
-    "len(runs) < int(sys.argv[2]) and os.kill(os.getpid(), signal.SIGKILL); sys.exit(int(sys.argv[3]))"
-)
-log, kills, status = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-done = []
-role = supervisor.ProcessRole(
-    "engine", [sys.executable, "-c", code, str(log), kills, status], once=True, on_done=lambda: done.append(1)
-)
-runner = supervisor.Supervisor(
-    [role], environment={}, say=lambda name, line: None, record=log.with_suffix(".json")
-)
-deadline = time.monotonic() + 30
-while not done and time.monotonic() < deadline:
-    runner.turn(0.05)
-for _ in range(10):
-    runner.turn(0.05)
-print(len(log.read_text()), len(done))
-"""
+SLEEP = [sys.executable, "-c", "import os, time; print(os.nice(0), flush=True); time.sleep(60)"]
 
 
-def run_role(tmp_path, *, kills: int, status: int) -> str:
-    """Run a role that is killed in its first runs; return the number of its runs and of calls of ``on_done``."""
-    arguments = [str(tmp_path / "log"), str(kills), str(status)]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
+@pytest.fixture
+def start(tmp_path):
+    """Return a function that returns a supervisor of roles and the lines that they print. It is stopped at the end."""
+    supervisors = []
+
+    def make(*roles):
+        lines = []
+        supervisors.append(
+            Supervisor(
+                roles,
+                environment=dict(os.environ),
+                say=lambda name, line: lines.append((name, line)),
+                record=tmp_path / "running.json",
+            )
+        )
+        return supervisors[-1], lines
+
+    yield make
+    for supervisor in supervisors:
+        supervisor.interrupts = 2  # do not wait
+        supervisor.stop()
 
 
-def test_role_that_runs_once_is_started_again_after_a_signal_and_not_after_a_failure(tmp_path):
-    assert run_role(tmp_path, kills=1, status=1) == "2 1"
+def test_role_that_waits_starts_when_it_is_released_and_lets_others_go_first(start):
+    early, late = ProcessRole("early", SLEEP), ProcessRole("late", SLEEP, waits=True, niceness=7)
+    supervisor, lines = start(early, late)
+
+    def turn():
+        supervisor.turn(0.05)
+        return lines
+
+    wait_until(turn, "the first line")
+    supervisor.turn(0.05)
+    assert [name for name, _ in lines] == ["early"]
+    assert late.process is None
+
+    supervisor.release()
+    wait_until(lambda: len(turn()) == 2, "the second line")
+    usual = os.nice(0)
+    assert lines == [("early", str(usual)), ("late", str(min(usual + 7, 19)))]
 
 
-def test_role_that_is_killed_again_and_again_is_given_up(tmp_path):
-    assert run_role(tmp_path, kills=99, status=0) == "3 1"
+def test_role_is_forked_once_and_then_started_by_its_command(start, monkeypatch):
+    forked = []
+
+    def fork(run, **options):
+        forked.append(options["title"])
+        return supervisor._spawn(
+            role, options["environment"]
+        )  # a real process in place of the fork
+
+    monkeypatch.setattr("openhands_site.operating.forking.can_fork", lambda: True)
+    monkeypatch.setattr("openhands_site.operating.forking.fork", fork)
+    monkeypatch.setattr("openhands_site.operating.supervisor.BACKOFF_SECONDS", (0,))
+    role = ProcessRole("role", [sys.executable, "-c", "print('done')"], run=lambda: None)
+    supervisor, lines = start(role)
+
+    def turn():
+        supervisor.turn(0.05)
+        return lines.count(("role", "done")) >= 3
+
+    wait_until(turn, "three starts")
+    assert forked == [" ".join(role.command)]

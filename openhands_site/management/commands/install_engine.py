@@ -1,11 +1,10 @@
 """The ``install_engine`` command: install the agent engine into a virtual environment of its own."""
 
-import os
 import time
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError
 
 from lib import engine_home, engine_python, engine_state
 from lib.commands import OperatorCommand
@@ -13,8 +12,6 @@ from lib.engine_progress import Progress
 
 LINE_SECONDS = 5.0
 """The shortest time between two lines about the progress."""
-NICENESS = 10
-"""How much lower the priority is with ``--low-priority``, as in nice(2)."""
 
 
 class Command(OperatorCommand):
@@ -22,22 +19,15 @@ class Command(OperatorCommand):
     help = "Install the agent engine into ENGINE_DIR, unless the required version is already installed."
     requires_system_checks = ()
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
-            "--low-priority",
-            action="store_true",
-            help="let other programs of this machine go first, so that a server on it stays quick",
-        )
-
-    def run(self, *, dry_run: bool, low_priority: bool, **options: Any) -> dict[str, Any]:
+    def run(self, *, dry_run: bool, **options: Any) -> dict[str, Any]:
         if dry_run:
             status = engine_state.status()
             self.say(status.detail)
         else:
-            status = self._install(low_priority=low_priority)
+            status = self._install()
         return asdict(status) | {"dry_run": dry_run}
 
-    def _install(self, *, low_priority: bool) -> engine_state.Status:
+    def _install(self) -> engine_state.Status:
         began = time.monotonic()
         if (found := engine_state.status()).is_ready:
             self.say(found.detail)
@@ -46,8 +36,6 @@ class Command(OperatorCommand):
             "Installing the agent engine. This happens once, and the server can be used meanwhile."
         )
         self.printed_at, self.printed = began, ""
-        if low_priority:
-            os.nice(NICENESS)
         try:
             status = engine_home.install(progress=self._print)
         except (engine_python.NoPython, engine_home.InstallFailed) as error:
