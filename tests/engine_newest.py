@@ -45,7 +45,7 @@ def resolve(release: str) -> str:
     uv = uv_program.find_uv(Path(sys.prefix, "bin")) or uv_program.find_other_uv()
     if uv is None:
         raise Impossible("uv was not found. `make setup` installs it.")
-    wanted = [f"{name}=={release}" if release else name for name in PACKAGES]
+    requirements = [f"{name}=={release}" if release else name for name in PACKAGES]
     with tempfile.TemporaryDirectory() as folder:
         # uv keeps the versions of a file that exists, except those of the packages to upgrade.
         pins = shutil.copy(ROOT / CONSTRAINTS, folder)
@@ -57,7 +57,7 @@ def resolve(release: str) -> str:
             command += ["--upgrade-package", name]
         done = subprocess.run(
             command,
-            input="\n".join(wanted),
+            input="\n".join(requirements),
             env=pip_settings.environment_for_uv(),
             capture_output=True,
             text=True,

@@ -273,7 +273,7 @@ class TestInstall:
         assert engine_state.status().state == "failed"
 
     @pytest.mark.slow
-    def test_installation_killed_in_the_middle_is_taken_over_by_the_server_that_waits(
+    def test_killed_installation_is_taken_over_by_the_waiting_server(
         self, folder, constraints, tmp_path
     ):
         begun = tmp_path / "begun"
