@@ -1,4 +1,4 @@
-"""The virtual environment of the agent engine: its installation.
+"""The installation of the agent engine into its virtual environment.
 
 The engine needs a newer Python than this server and about two hundred packages, so it has a virtual environment of
 its own in ``ENGINE_DIR``. ``lib.engine_state`` reports its state.
@@ -38,6 +38,9 @@ from lib.engine_state import (
 from lib.python_packages import index, pip_settings, uv_program
 
 NEEDED_MEGABYTES = 1_200
+FULL_MEGABYTES = 20
+"""With less free space a disk counts as full."""
+_NO_SPACE = "No space left on device|Disk quota exceeded"
 FULL = (
     f"The agent engine could not be installed, because a disk is full. It needs about {NEEDED_MEGABYTES} MB in "
     "ENGINE_DIR, and as much in the cache of the installer in the home folder. Free some space, or set ENGINE_DIR to a "
@@ -64,6 +67,9 @@ def install(*, progress: Callable[[Progress], None] = lambda _: None) -> Status:
             try:
                 _install(folder, lock, progress)
             except (NoPython, InstallFailed) as failure:
+                if _is_full(folder.parent) and (folder / MARKER).exists():
+                    # The database may need the space of the unfinished installation.
+                    shutil.rmtree(folder, ignore_errors=True)
                 engine_progress.write_failure(folder, fingerprint(), str(failure))
                 raise
             engine_progress.forget(folder)
@@ -77,12 +83,18 @@ def _install(folder: Path, lock: IO[str], progress: Callable[[Progress], None]) 
     watch.enter("python")
     try:
         with _available_uv() as uv:
-            python = find_python(uv) or fetch_python(uv, report=watch.report_python)
+            python = find_python(uv) or fetch_python(
+                uv, report=lambda megabytes, _: watch.enter("python", megabytes)
+            )
             _clear(folder)
             _check_space(folder)
             _build(folder, python, uv, watch)
     except OSError as error:
         raise InstallFailed(_describe(error)) from error
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < FULL_MEGABYTES * 1_000_000
 
 
 def _describe(error: OSError) -> str:
@@ -182,9 +194,8 @@ def _run(
             process.terminate()
             process.wait()
     if process.returncode:
-        if re.search(
-            r"No space left on device|Disk quota exceeded", log.read_text(errors="replace")
-        ):
+        # On a full disk the log may be empty.
+        if _is_full(log.parent) or re.search(_NO_SPACE, log.read_text(errors="replace")):
             raise InstallFailed(FULL)
         tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in tail if "error" in line.lower()] or tail or ["no output"]

@@ -56,11 +56,10 @@ class Progress:
 
     def __str__(self) -> str:
         """Describe the progress in words such as ``120 of 194 packages, about 15 s left``; empty if none is known."""
-        python = (
-            f"downloading Python, {self.megabytes} MB" if self.megabytes else "preparing Python"
-        )
         words = {
-            "python": python,
+            "python": f"downloading Python, {self.megabytes} MB"
+            if self.megabytes
+            else "preparing Python",
             "fetching": f"{self.done} of {self.total} packages downloaded",
             "installing": f"{self.done} of {self.total} packages",
             "compiling": f"{self.done:,} of {self.total:,} files compiled",
@@ -164,13 +163,9 @@ class Watch:
     def seconds(self) -> int:
         return int(time.monotonic() - self.began)
 
-    def enter(self, phase: str) -> None:
-        """Report a phase in which nothing can be counted, such as ``python``."""
-        self._tell(Progress(phase, seconds=self.seconds))
-
-    def report_python(self, megabytes: int, seconds: int) -> None:
-        """Report the download of a Python: the megabytes on the disk so far, and the seconds that it has taken."""
-        self._tell(Progress("python", megabytes=megabytes, seconds=seconds))
+    def enter(self, phase: str, megabytes: int = 0) -> None:
+        """Report a phase in which no packages are counted, such as ``python``, with what was downloaded in it."""
+        self._tell(Progress(phase, megabytes=megabytes, seconds=self.seconds))
 
     def report(self) -> None:
         """Measure, write the file and call ``progress``, unless this was done a moment ago."""

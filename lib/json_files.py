@@ -1,5 +1,6 @@
 """Small JSON files that are replaced atomically, so that a reader never sees half a file."""
 
+import contextlib
 import json
 import os
 import threading
@@ -22,9 +23,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object to another file, which only its owner may read, and rename that file."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    with open(partial, "w", opener=open_private) as file:
-        file.write(json.dumps(value))
-    partial.replace(path)
+    try:
+        with open(partial, "w", opener=open_private) as file:
+            file.write(json.dumps(value))
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)  # for example on a full disk
+        raise
 
 
 def open_private(path: str, flags: int) -> int:

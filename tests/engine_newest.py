@@ -42,22 +42,22 @@ def read_version(constraints: str) -> str:
 
 def resolve(release: str) -> str:
     """Return constraints for a release (empty: the newest one). Pinned packages stay if the release accepts them."""
-    uv = uv_program.find_uv(Path(sys.executable).parent) or uv_program.find_other_uv()
+    uv = uv_program.find_uv(Path(sys.prefix, "bin")) or uv_program.find_other_uv()
     if uv is None:
-        raise Impossible("uv was not found. Run `make setup`, which installs it into .venv.")
-    wanted = [f"{name}=={release}" if release else name for name in PACKAGES]
+        raise Impossible("uv was not found. `make setup` installs it.")
+    requirements = [f"{name}=={release}" if release else name for name in PACKAGES]
     with tempfile.TemporaryDirectory() as folder:
         # uv keeps the versions of a file that exists, except those of the packages to upgrade.
         pins = shutil.copy(ROOT / CONSTRAINTS, folder)
         command = [str(uv), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate"]
-        command += ["--no-emit-index-url", "--no-emit-find-links"]
         command += pip_settings.arguments_for_uv()
+        command += ["--no-emit-index-url", "--no-emit-find-links"]
         command += ["--python-version", PYTHON, "--output-file", pins]
         for name in PACKAGES:
             command += ["--upgrade-package", name]
         done = subprocess.run(
             command,
-            input="\n".join(wanted),
+            input="\n".join(requirements),
             env=pip_settings.environment_for_uv(),
             capture_output=True,
             text=True,

@@ -10,9 +10,13 @@ from django.utils import timezone
 from conversations import services
 from conversations.models import Conversation, Event
 from conversations.sandboxes.bubblewrap import support
-from conversations.sandboxes.provider import Isolation, Limits, Usage, Wall
+from conversations.sandboxes.engine_environment import check_engine
+from conversations.sandboxes.provider import Isolation, Limits, SandboxImpossible, Usage, Wall
 from conversations.web import forms, pages
 from conversations.web.isolation import build_server_isolation
+from lib import engine_progress, engine_state, processes
+from lib.engine_progress import Progress, write_progress
+from tests import prepare
 from tests.factories.conversations import ConversationFactory, EventFactory
 
 
@@ -139,6 +143,58 @@ def test_example_is_filled_in_by_its_link(alice_client):
         in alice_client.get("/?example=1").context["form"]["message"].value()
     )
     assert alice_client.get("/?example=9").context["form"]["message"].value() == ""
+
+
+@pytest.fixture
+def engine_dir(settings, tmp_path):
+    settings.ENGINE_DIR = tmp_path / "engine"
+    return settings.ENGINE_DIR
+
+
+def test_home_shows_the_progress_of_the_engines_installation_until_it_is_ready(
+    alice_client, engine_dir, settings
+):
+    with processes.acquire_lock(engine_state.lock_path(engine_dir)):
+        write_progress(engine_dir, Progress("installing", 120, 194, 300, 30, 15))
+        home = alice_client.get("/").content.decode()
+        part = alice_client.get("/?part=engine").content.decode()
+    settings.ENGINE_DIR = prepare.engine_dir()
+
+    for page in (home, part):
+        assert "The agent engine is being installed." in page
+        assert "120 of 194 packages, about 15 s left" in page
+        assert '<progress max="100" value="66" aria-label=' in page
+    assert alice_client.get("/?part=engine").content.strip() == b""
+    assert "data-engine-status" not in alice_client.get("/").content.decode()
+
+
+def test_cause_of_a_failed_installation_is_shown_to_staff_only(alice_client, alice, engine_dir):
+    engine_progress.write_failure(
+        engine_dir, engine_state.fingerprint(), f"No network. See {engine_dir}.log."
+    )
+
+    for_members = alice_client.get("/").content.decode()
+    alice.is_staff = True
+    alice.save()
+    for_staff = alice_client.get("/").content.decode()
+
+    assert "Agents cannot start on this server," in for_members
+    assert "Ask its administrator" in for_members
+    assert str(engine_dir) not in for_members
+    assert f"No network. See {engine_dir}.log." in for_staff
+    assert "manage.py install_engine" in for_staff
+
+
+def test_start_without_an_engine_fails_with_a_sentence_without_paths(
+    engine_dir,
+):
+    engine_progress.write_failure(engine_dir, engine_state.fingerprint(), f"See {engine_dir}.log.")
+
+    with pytest.raises(SandboxImpossible) as error:
+        check_engine()
+
+    assert str(engine_dir) not in error.value.detail
+    assert "manage.py install_engine" in error.value.detail
 
 
 # --- The conversation page -----------------------------------------------------------------

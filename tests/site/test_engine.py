@@ -1,8 +1,10 @@
 """The agent engine's environment: its state, the choice of a Python, and an offline installation by the real uv."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,10 @@ import pytest
 from lib import engine_home, engine_progress, engine_python, engine_state, processes
 from lib.engine_progress import Progress
 from lib.python_packages import systems
+from tests.prepare import ROOT
+from tests.waiting import wait_until
 
+PACKAGES = len(engine_state.required_versions())
 VERSION = engine_state.required_versions()[engine_state.PACKAGE]
 
 
@@ -239,7 +244,6 @@ class TestInstall:
         constraints.write_text(constraints.read_text() + "# changed\n")
         assert engine_state.status().state == "outdated"
 
-    @pytest.mark.slow
     def test_missing_package_raises_with_the_path_of_the_log(self, folder, constraints):
         constraints.write_text("absent==1\nopenhands-agent-server==1.0\n")
 
@@ -253,6 +257,52 @@ class TestInstall:
 
         constraints.write_text("something-else==2.0\nopenhands-agent-server==1.0\n")
         assert engine_state.status().state == "unfinished"
+
+    def test_full_disk_is_named_with_the_space_that_is_needed(
+        self, folder, constraints, settings, tmp_path
+    ):
+        error = "OSError: [Errno 28] No space left on device: 'lib'"
+        settings.ENGINE_PYTHON = str(
+            self.write_python(tmp_path / "python", f'echo "{error}"; exit 1')
+        )
+
+        with pytest.raises(
+            engine_home.InstallFailed, match=r"a disk is full\. It needs about 1200 MB"
+        ):
+            engine_home.install()
+        assert engine_state.status().state == "failed"
+
+    @pytest.mark.slow
+    def test_killed_installation_is_taken_over_by_the_waiting_server(
+        self, folder, constraints, tmp_path
+    ):
+        begun = tmp_path / "begun"
+        python = self.write_python(tmp_path / "python", f"touch {begun}; exec sleep 60")
+        first = subprocess.Popen(
+            [sys.executable, str(ROOT / "manage.py"), "install_engine"],
+            env=os.environ | {"ENGINE_DIR": str(folder), "OH_ENGINE_PYTHON": str(python)},
+            stdout=subprocess.DEVNULL,
+        )
+        wait_until(begun.exists, "the first installation to begin", seconds=60)
+        assert engine_state.status().is_installing
+        threading.Timer(1.5, first.kill).start()
+        messages = []
+
+        assert engine_home.install(progress=messages.append).is_ready
+
+        first.wait()
+        assert any(message.total == PACKAGES for message in messages), (
+            "the progress of the other process is not shown"
+        )
+        assert messages[-1].total == 2
+        assert not (folder.parent / "engine.progress.json").exists()
+
+    @staticmethod
+    def write_python(path: Path, creating: str) -> Path:
+        """Write a suitable Python that runs ``creating`` instead of creating a virtual environment."""
+        return write_program(
+            path, f'case "$*" in *"-m venv"*) {creating};; *) echo 3 13; echo {path};; esac'
+        )
 
     def test_folder_with_other_files_is_not_changed(self, folder, constraints):
         folder.mkdir()
