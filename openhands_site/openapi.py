@@ -137,7 +137,7 @@ class SchemaView(APIView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponse:
-        """Return the document. With its version in the URL, it can be cached for good."""
+        """Return the document. With its version in the URL, it can be cached permanently."""
         renderer = request.accepted_renderer
         asked = request.query_params.get("version")
         form = "json" if asked or isinstance(renderer, OpenApiJsonRenderer) else "yaml"

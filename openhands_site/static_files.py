@@ -1,4 +1,4 @@
-"""Static files under names with a hash of their content, compressed once, which browsers cache for good.
+"""Static files under names with a hash of their content, compressed once, which browsers cache permanently.
 
 ``prepare`` writes the files to ``STATIC_ROOT`` and their names to a manifest. The name of the manifest contains a
 digest of the sources, so a manifest of other sources is never used, and servers of two versions can share the folder.
@@ -75,7 +75,7 @@ class HashedFiles(CompressedManifestStaticFilesStorage):
 
 
 class StaticFiles(WhiteNoiseMiddleware):
-    """Middleware that serves static files. Files with a hash in their name may be cached for good.
+    """Middleware that serves static files. Files with a hash in their name may be cached permanently.
 
     During an update, a page of the former version may ask for a file of that version. It then gets the file of this
     version, which must not be cached under the other name.

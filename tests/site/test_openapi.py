@@ -92,7 +92,7 @@ def test_tags_start_with_conversations_and_end_with_compat(document):
     assert set(listed) == used
 
 
-def test_document_of_a_version_is_cached_for_good(client, db):
+def test_document_of_a_version_is_cached_permanently(client, db):
     page = client.get("/api/v1/docs").content.decode()
     url = re.search(r'data-document="([^"]+)"', page)[1]
 
