@@ -7,6 +7,7 @@ import { csrfToken } from "./lib/api.js";
 const box = document.getElementById("swagger-ui");
 
 async function draw() {
+  if (typeof SwaggerUIBundle === "undefined") throw new Error("a script is missing");
   const response = await fetch(box.dataset.document);
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   SwaggerUIBundle({
@@ -29,6 +30,7 @@ draw().catch((error) => {
   const line = document.createElement("p");
   line.className = "notice error";
   line.setAttribute("role", "alert");
-  line.textContent = `The description of the API could not be loaded (${error.message}). Check your network connection and reload the page.`;
-  box.replaceChildren(line);
+  line.textContent = `The parameters and responses of the operations could not be loaded (${error.message}). Check your network connection and reload the page.`;
+  box.prepend(line);
+  box.classList.add("failed");
 });
