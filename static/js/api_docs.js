@@ -6,8 +6,20 @@ import { csrfToken } from "./lib/api.js";
 
 const box = document.getElementById("swagger-ui");
 
+/** Run Swagger UI's script, which takes a second, after the browser has painted the list of operations. */
+async function loadSwagger() {
+  await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
+  await new Promise((loaded, failed) => {
+    const script = document.createElement("script");
+    script.src = box.dataset.bundle;
+    script.onload = loaded;
+    script.onerror = () => failed(new Error("a script is missing"));
+    document.head.append(script);
+  });
+}
+
 async function draw() {
-  if (typeof SwaggerUIBundle === "undefined") throw new Error("a script is missing");
+  await loadSwagger();
   const response = await fetch(box.dataset.document);
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   SwaggerUIBundle({
