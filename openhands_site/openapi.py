@@ -1,9 +1,11 @@
 """The OpenAPI document: a hook that adds the problem responses to every operation, and views for the document."""
 
 import hashlib
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
 
+import orjson
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils.cache import get_conditional_response
@@ -128,6 +130,28 @@ def version(form: str = "yaml") -> str:
     return hashlib.sha256(document(form)).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The operations with one tag, each as method, path and the first sentence of its description."""
+
+    name: str
+    description: str
+    operations: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@cache
+def outline() -> list[Group]:
+    """Return the operations of the OpenAPI document by tag, in the order of the document."""
+    content = orjson.loads(document("json"))
+    groups = {tag["name"]: Group(tag["name"], tag["description"]) for tag in content["tags"]}
+    for path, operations in content["paths"].items():
+        for method in sorted(_METHODS & operations.keys()):
+            operation = operations[method]
+            sentence = operation.get("description", "").partition("\n\n")[0].partition(". ")[0]
+            groups[operation["tags"][0]].operations.append((method, path, sentence))
+    return list(groups.values())
+
+
 @RouteFacts(open_in_maintenance=True)
 class SchemaView(APIView):
     """The OpenAPI document as YAML, or as JSON for clients that accept only JSON and for the page of the API."""
@@ -137,7 +161,7 @@ class SchemaView(APIView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponse:
-        """Return the document. With its version in the URL, it can be cached for good."""
+        """Return the document. With its version in the URL, it can be cached permanently."""
         renderer = request.accepted_renderer
         asked = request.query_params.get("version")
         form = "json" if asked or isinstance(renderer, OpenApiJsonRenderer) else "yaml"
@@ -157,7 +181,7 @@ class SchemaView(APIView):
 
 @RouteFacts(open_in_maintenance=True)
 class DocsView(APIView):
-    """The OpenAPI document as a page (Swagger UI).
+    """The OpenAPI document as a page: a list of all operations, which Swagger UI replaces when it has been loaded.
 
     ``api_docs.js`` starts Swagger UI, because the content security policy forbids inline scripts.
     """
@@ -170,7 +194,10 @@ class DocsView(APIView):
         """Return the page. Only this page allows inline styles, because Swagger UI uses them."""
         policy = CONTENT_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
         return Response(
-            {"document_url": f"{reverse('v1:schema')}?version={version('json')}"},
+            {
+                "document_url": f"{reverse('v1:schema')}?version={version('json')}",
+                "groups": outline(),
+            },
             template_name="site/api_docs.html",
             headers={"Content-Security-Policy": policy},
         )

@@ -1,4 +1,4 @@
-"""Static files under names with a hash of their content, compressed once, which browsers cache for good.
+"""Static files under names with a hash of their content, compressed once, which browsers cache permanently.
 
 ``prepare`` writes the files to ``STATIC_ROOT`` and their names to a manifest. The name of the manifest contains a
 digest of the sources, so a manifest of other sources is never used, and servers of two versions can share the folder.
@@ -75,7 +75,7 @@ class HashedFiles(CompressedManifestStaticFilesStorage):
 
 
 class StaticFiles(WhiteNoiseMiddleware):
-    """Middleware that serves static files. Files with a hash in their name may be cached for good.
+    """Middleware that serves static files. Files with a hash in their name may be cached permanently.
 
     During an update, a page of the former version may ask for a file of that version. It then gets the file of this
     version, which must not be cached under the other name.
@@ -121,8 +121,9 @@ class StaticFiles(WhiteNoiseMiddleware):
 def prepare() -> bool:
     """Write the files of ``STATIC_ROOT`` unless they are there already. Return whether pages can use them.
 
-    Needs no database. Several processes and threads may call this at the same time. If the folder cannot be written,
-    log a warning: pages then use the plain names.
+    Takes less than a second for a new version, and about 20 ms if nothing changed. Needs no database. Several processes
+    and threads may call this at the same time. If the folder cannot be written, log a warning: pages then use the
+    plain names.
     """
     if settings.DEBUG:
         return False
@@ -136,10 +137,10 @@ def prepare() -> bool:
                 _write(path)
     except (OSError, ValueError, RuntimeError) as error:
         log.warning(
-            "The static files could not be prepared: %s. Pages work, but load more slowly. Make the folder %s writable "
-            "and start the server again.",
-            error,
+            "The static files could not be written to %s: %s. Pages work, but load more slowly. Correct the cause, for "
+            "example the permissions of the folder, and start the server again.",
             settings.STATIC_ROOT,
+            error,
         )
         return False
     log.debug("The static files were prepared in %.1f s.", time.monotonic() - began)

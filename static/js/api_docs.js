@@ -6,7 +6,20 @@ import { csrfToken } from "./lib/api.js";
 
 const box = document.getElementById("swagger-ui");
 
+/** Run Swagger UI's script, which takes a second, after the browser has painted the list of operations. */
+async function loadSwagger() {
+  await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
+  await new Promise((loaded, failed) => {
+    const script = document.createElement("script");
+    script.src = box.dataset.bundle;
+    script.onload = loaded;
+    script.onerror = () => failed(new Error("a script is missing"));
+    document.head.append(script);
+  });
+}
+
 async function draw() {
+  await loadSwagger();
   const response = await fetch(box.dataset.document);
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   SwaggerUIBundle({
@@ -29,6 +42,7 @@ draw().catch((error) => {
   const line = document.createElement("p");
   line.className = "notice error";
   line.setAttribute("role", "alert");
-  line.textContent = `The description of the API could not be loaded (${error.message}). Check your network connection and reload the page.`;
-  box.replaceChildren(line);
+  line.textContent = `The parameters and responses of the operations could not be loaded (${error.message}). Check your network connection and reload the page.`;
+  box.prepend(line);
+  box.classList.add("failed");
 });

@@ -1,4 +1,4 @@
-"""Which responses are compressed, and which are not and why."""
+"""The rules for compression: responses that are compressed, and responses that are not, with the reason."""
 
 import gzip
 import json

@@ -51,7 +51,8 @@ class _Quiet(wsgiref.simple_server.WSGIRequestHandler):
 
 
 @pytest.fixture
-def wsgi_port(db):
+def wsgi_port(db, monkeypatch):
+    monkeypatch.setattr("openhands_site.static_files.prepare", lambda: False)  # for other tests
     from openhands_site.wsgi import application
 
     server = wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=_Quiet)

@@ -92,7 +92,19 @@ def test_tags_start_with_conversations_and_end_with_compat(document):
     assert set(listed) == used
 
 
-def test_document_of_a_version_is_cached_for_good(client, db):
+def test_page_lists_every_operation_without_a_script(client, db, document):
+    page = client.get("/api/v1/docs").content.decode()
+    listed = re.findall(
+        r'<li><b class="\w+">(\w+)</b><code>([^<]+)</code><span>([^<]+)</span>', page
+    )
+
+    assert {f"{method} {path}" for method, path, _ in listed} == {
+        row for row, _ in list_operations(document)
+    }
+    assert "<summary><strong>conversations</strong><small>Start, follow" in page
+
+
+def test_document_of_a_version_is_cached_permanently(client, db):
     page = client.get("/api/v1/docs").content.decode()
     url = re.search(r'data-document="([^"]+)"', page)[1]
 

@@ -205,7 +205,7 @@ class TestNotPrepared:
         (tmp_path / "file").write_text("")
 
         assert static_files.prepare() is False
-        assert f"Make the folder {settings.STATIC_ROOT} writable" in caplog.text
+        assert f"could not be written to {settings.STATIC_ROOT}" in caplog.text
 
     def test_interrupted_preparation_is_repeated(self, settings, tmp_path, monkeypatch):
         settings.STATIC_ROOT = tmp_path / "static"

@@ -133,9 +133,10 @@ export class Files {
     try {
       await this.fill(tree, "", 0);
     } catch (problem) {
-      this.pane.replaceChildren(empty(problem.message));
+      if (!this.viewed) this.pane.replaceChildren(empty(problem.message));
       return;
     }
+    if (this.viewed) return; // a file was opened meanwhile
     const input = h("input", { type: "file", multiple: true, class: "hidden", tabindex: "-1", "aria-hidden": "true", onchange: () => this.upload(input.files) });
     this.pane.replaceChildren(
       h(
