@@ -59,6 +59,10 @@ def _command(*arguments: str) -> list[str]:
 
 def import_modules() -> None:
     """Import what the roles need, once for all of them. Call it after Django's set-up."""
+    from openhands_site import static_files
+
+    # The ASGI application reads the list of static files when it is imported.
+    static_files.prepare()
     for name in MODULES:
         import_module(name)
     # Load the URL configuration and its views.
