@@ -65,7 +65,7 @@ class ProcessRole:
     on_done: Callable[[], None] = lambda: None
     pass_fds: tuple[int, ...] = ()
     run: Callable[[], object] | None = None
-    """What ``command`` does, as a function of this process, for a first start without new imports (``forking``).
+    """The function that does the work of ``command`` in a fork of this process, for a first start without new imports.
 
     Restarts use the command, so that a process that was updated or damaged is replaced by an entirely new one.
     """
