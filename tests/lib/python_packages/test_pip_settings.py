@@ -51,6 +51,7 @@ def read_by_pip(environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
