@@ -273,9 +273,7 @@ class TestInstall:
         assert engine_state.status().state == "failed"
 
     @pytest.mark.slow
-    def test_killed_installation_is_taken_over_by_the_waiting_server(
-        self, folder, constraints, tmp_path
-    ):
+    def test_second_server_installs_after_the_first_was_killed(self, folder, constraints, tmp_path):
         begun = tmp_path / "begun"
         python = self.write_python(tmp_path / "python", f"touch {begun}; exec sleep 60")
         first = subprocess.Popen(
