@@ -54,7 +54,7 @@ MAX_STEPS = 30
 
 @dataclass
 class Outcome:
-    """What the demo model did with a request."""
+    """The result of a request: the kind of reply, the files, the calls and their results."""
 
     kind: str
     message: str

@@ -95,13 +95,13 @@ class TestOneTurn:
         assert first == second
 
     @pytest.mark.parametrize("listed", ["hello.py", "HELLO.PY"])
-    def test_taken_name_is_left_alone(self, listed):
+    def test_existing_file_is_not_overwritten(self, listed):
         existing = WORKSPACE.replace("/workspace\n", f"/workspace\n{listed}\n", 1)
         done = play(chat(HELLO)["messages"], {"pwd": existing, "python3": HI})
         assert [a["path"] for n, a in done if n == "file_editor"] == ["/workspace/hello_2.py"]
         assert "`hello.py` exists already" in done[-1][1]["message"]
 
-    def test_name_that_is_taken_meanwhile_is_left_alone(self):
+    def test_file_created_meanwhile_is_not_overwritten(self):
         outputs = {"pwd": WORKSPACE, "/workspace/hello.py": TAKEN, "python3": HI}
         done = play(chat(HELLO)["messages"], outputs)
         assert [a["path"] for n, a in done if n == "file_editor"] == [

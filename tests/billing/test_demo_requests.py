@@ -1,4 +1,4 @@
-r"""What the demo model understands: a table of requests, and what each one means.
+r"""The understanding of the demo model: a table of requests with their meanings.
 
 The table is ``demo_requests.txt``: a request, ``=>``, and the task with its parameters, or ``words`` with the topic, or
 ``declined``. A line that begins with ``>>`` follows the request before it. ``\\n`` in a request is a line break.

@@ -1,4 +1,4 @@
-"""What the demo model says in words: greetings, what it can do, answers to a few questions, and the refusal.
+"""Replies of the demo model in words: greetings, examples to try, answers to a few questions, and the refusal.
 
 The texts are Markdown. Links to pages of this server begin with ``site``, its public address.
 """

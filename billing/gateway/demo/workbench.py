@@ -74,7 +74,7 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class Bench:
-    """What the steps of a turn share: the tools that there are, the language, and the working directory."""
+    """The state that the steps of a turn share: tools, language, working directory and plan."""
 
     tools: dict[str, Json]
     is_chinese: bool = False
@@ -268,13 +268,13 @@ class Bench:
         )
         return result
 
-    def tell_name(self, wanted: str, written: str) -> str:
+    def tell_name(self, name_asked: str, written: str) -> str:
         """Return a sentence about a file that got another name than the request gave it, or an empty text."""
-        if wanted == written:
+        if name_asked == written:
             return ""
         return self.say(
-            f" `{wanted}` exists already and I do not overwrite files, so the new file is called `{written}`.",
-            f" `{wanted}` 已经存在，我不覆盖文件，所以新文件叫 `{written}`。",
+            f" `{name_asked}` exists already and I do not overwrite files, so the new file is called `{written}`.",
+            f" `{name_asked}` 已经存在，我不覆盖文件，所以新文件叫 `{written}`。",
         )
 
 

@@ -29,18 +29,18 @@ def _read(name: str) -> str:
 
 def _do_function(order: Order, bench: Bench) -> Generator[Step, Any, str]:
     name = order.task.key
-    wanted = order.output or f"{name}.py"
+    name_asked = order.output or f"{name}.py"
     yield from bench.plan(
         bench.say("Look around", "查看工作目录"),
-        bench.say(f"Write {wanted}", f"写 {wanted}"),
+        bench.say(f"Write {name_asked}", f"写 {name_asked}"),
         *([bench.say("Run its checks", "运行检查")] if order.is_run else []),
     )
-    yield from bench.look(wanted.rpartition("/")[0])
-    path = yield from bench.create(wanted, _read(name))
+    yield from bench.look(name_asked.rpartition("/")[0])
+    path = yield from bench.create(name_asked, _read(name))
     title = order.task.title
     written = bench.say(
-        f"I wrote `{path}`: {title.english}.{bench.tell_name(wanted, path)}",
-        f"我写了 `{path}`：{title.chinese}。{bench.tell_name(wanted, path)}",
+        f"I wrote `{path}`: {title.english}.{bench.tell_name(name_asked, path)}",
+        f"我写了 `{path}`：{title.chinese}。{bench.tell_name(name_asked, path)}",
     )
     if not order.is_run:
         yield from bench.close_plan()

@@ -34,15 +34,15 @@ def _check_todo(order: Order) -> Order:
 
 
 def _do_todo(order: Order, bench: Bench) -> Generator[Step, Any, str]:
-    wanted = order.output or "todo.html"
+    name_asked = order.output or "todo.html"
     content = (MATERIAL / "todo.html").read_text(encoding="utf-8")
     yield from bench.plan(
         bench.say("Look around", "查看工作目录"),
-        bench.say(f"Write {wanted}", f"写 {wanted}"),
+        bench.say(f"Write {name_asked}", f"写 {name_asked}"),
         bench.say("Check the file", "检查文件"),
     )
-    yield from bench.look(wanted.rpartition("/")[0])
-    path = yield from bench.create(wanted, content)
+    yield from bench.look(name_asked.rpartition("/")[0])
+    path = yield from bench.create(name_asked, content)
     result: Result = yield from bench.run(
         f"wc -c < {quote(path)} && grep -c 'localStorage' {quote(path)}",
         bench.say(("I check that it was written completely."), "我检查它是否写完整。"),
@@ -51,8 +51,8 @@ def _do_todo(order: Order, bench: Bench) -> Generator[Step, Any, str]:
     is_right = result.is_success and result.output.split()[:1] == [str(len(content.encode()))]
     yield from bench.close_plan(None if is_right else 2)
     written = bench.say(
-        (f"I wrote `{path}`.{bench.tell_name(wanted, path)}"),
-        f"我写了 `{path}`。{bench.tell_name(wanted, path)}",
+        (f"I wrote `{path}`.{bench.tell_name(name_asked, path)}"),
+        f"我写了 `{path}`。{bench.tell_name(name_asked, path)}",
     )
     if not is_right:
         return written + bench.say(

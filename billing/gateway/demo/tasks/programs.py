@@ -31,15 +31,18 @@ def write_and_run(
     order: Order, bench: Bench, *, name: str, program: str, expected: str, about: Text
 ) -> Report:
     """Write a program, run it, compare its output with ``expected``, and return the report."""
-    wanted = order.output or name
+    name_asked = order.output or name
     verb = bench.say("Run and check it", "运行并检查")
-    steps = [bench.say("Look around", "查看工作目录"), bench.say(f"Write {wanted}", f"写 {wanted}")]
+    steps = [
+        bench.say("Look around", "查看工作目录"),
+        bench.say(f"Write {name_asked}", f"写 {name_asked}"),
+    ]
     yield from bench.plan(*steps, *([verb] if order.is_run else []))
-    yield from bench.look(wanted.rpartition("/")[0])
-    path = yield from bench.create(wanted, program)
+    yield from bench.look(name_asked.rpartition("/")[0])
+    path = yield from bench.create(name_asked, program)
     written = bench.say(
-        f"I wrote `{path}`: {about.english}.{bench.tell_name(wanted, path)}",
-        f"我写了 `{path}`：{about.chinese}。{bench.tell_name(wanted, path)}",
+        f"I wrote `{path}`: {about.english}.{bench.tell_name(name_asked, path)}",
+        f"我写了 `{path}`：{about.chinese}。{bench.tell_name(name_asked, path)}",
     )
     if not order.is_run:
         yield from bench.close_plan()
@@ -79,14 +82,14 @@ def write_and_run(
 
 def write_text(order: Order, bench: Bench, *, text: str, about: Text) -> Report:
     """Write a text file with the result itself, read it back, and return the report."""
-    wanted = order.output or "result.txt"
+    name_asked = order.output or "result.txt"
     yield from bench.plan(
         bench.say("Look around", "查看工作目录"),
-        bench.say(f"Write {wanted}", f"写 {wanted}"),
+        bench.say(f"Write {name_asked}", f"写 {name_asked}"),
         bench.say("Read it back", "读回检查"),
     )
-    yield from bench.look(wanted.rpartition("/")[0])
-    path = yield from bench.create(wanted, text)
+    yield from bench.look(name_asked.rpartition("/")[0])
+    path = yield from bench.create(name_asked, text)
     result: Result = yield from bench.run(
         f"tail -c {_TAIL} {quote(path)}" if len(text) > 3_000 else f"cat {quote(path)}",
         bench.say("I read it back.", "我把它读回来检查。"),
@@ -100,8 +103,8 @@ def write_text(order: Order, bench: Bench, *, text: str, about: Text) -> Report:
     yield from bench.close_plan(None if is_right else 2)
     end = "" if is_right else bench.say(" But reading it back failed.", " 但是读回检查失败了。")
     return bench.say(
-        f"I wrote `{path}`: {about.english}.{bench.tell_name(wanted, path)}{end}\n\n{result.outline()}",
-        f"我写了 `{path}`：{about.chinese}。{bench.tell_name(wanted, path)}{end}\n\n{result.outline()}",
+        f"I wrote `{path}`: {about.english}.{bench.tell_name(name_asked, path)}{end}\n\n{result.outline()}",
+        f"我写了 `{path}`：{about.chinese}。{bench.tell_name(name_asked, path)}{end}\n\n{result.outline()}",
     )
 
 

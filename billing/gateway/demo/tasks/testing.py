@@ -126,8 +126,8 @@ def _do_tests(order: Order, bench: Bench) -> Report:
         return _tell_nothing(path, cases, read, bench)
     folder, _, name = path.rpartition("/")
     module = name.removesuffix(".py")
-    wanted = order.output or (f"{folder}/" if folder else "") + f"test_{module}.py"
-    written = yield from bench.create(wanted, _write_tests(module, useful))
+    name_asked = order.output or (f"{folder}/" if folder else "") + f"test_{module}.py"
+    written = yield from bench.create(name_asked, _write_tests(module, useful))
     test_name = written.rpartition("/")[2].removesuffix(".py")
     changed = f"cd {quote(folder)} && " if folder else ""
     result = yield from _run_tests(changed, test_name, bench)
@@ -137,8 +137,8 @@ def _do_tests(order: Order, bench: Bench) -> Report:
         f"`{name}`" for name in dict.fromkeys(case["function"] for case in useful)
     )
     report = bench.say(
-        f"I wrote `{written}` with {count} checks of {functions}.{bench.tell_name(wanted, written)} ",
-        f"我写了 `{written}`，对 {functions} 做了 {count} 项检查。{bench.tell_name(wanted, written)}",
+        f"I wrote `{written}` with {count} checks of {functions}.{bench.tell_name(name_asked, written)} ",
+        f"我写了 `{written}`，对 {functions} 做了 {count} 项检查。{bench.tell_name(name_asked, written)}",
     )
     report += (
         bench.say("I ran them, and all pass.", "我运行了测试，全部通过。")

@@ -119,18 +119,20 @@ def _write_and_show(
     order: Order, bench: Bench, *, content: str, program: str, text: str | None
 ) -> Report:
     """Write a file, then run or show it, and compare the output with ``text``, if that is known."""
-    wanted = str(order.output)
+    name_asked = str(order.output)
     last = (
         bench.say("Run it", "运行") if program != "cat" else bench.say("Read it back", "读回检查")
     )
     yield from bench.plan(
-        bench.say("Look around", "查看工作目录"), bench.say(f"Write {wanted}", f"写 {wanted}"), last
+        bench.say("Look around", "查看工作目录"),
+        bench.say(f"Write {name_asked}", f"写 {name_asked}"),
+        last,
     )
-    yield from bench.look(wanted.rpartition("/")[0])
-    path = yield from bench.create(wanted, content)
+    yield from bench.look(name_asked.rpartition("/")[0])
+    path = yield from bench.create(name_asked, content)
     written = bench.say(
-        (f"I wrote `{path}`.{bench.tell_name(wanted, path)}"),
-        f"我写了 `{path}`。{bench.tell_name(wanted, path)}",
+        (f"I wrote `{path}`.{bench.tell_name(name_asked, path)}"),
+        f"我写了 `{path}`。{bench.tell_name(name_asked, path)}",
     )
     if not order.is_run and program != "cat":
         yield from bench.close_plan()

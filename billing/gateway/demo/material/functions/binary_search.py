@@ -1,14 +1,14 @@
 """Find a value in a sorted list by binary search."""
 
 
-def binary_search(values, wanted):
+def binary_search(values, value):
     """Return the index of a value in a list in ascending order, or -1 if it is not there."""
     low, high = 0, len(values) - 1
     while low <= high:
         middle = (low + high) // 2
-        if values[middle] == wanted:
+        if values[middle] == value:
             return middle
-        if values[middle] < wanted:
+        if values[middle] < value:
             low = middle + 1
         else:
             high = middle - 1
