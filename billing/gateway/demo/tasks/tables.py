@@ -143,7 +143,8 @@ CSV = Task(
         (
             "summar(?:y|ies)|summari[sz]e[sd]?|summari[sz]ing|analy[sz]e[sd]?|analysis|analyzing|"
             "analysing|statistics|statistical|stats|overview|describe|description|explore|profile|"
-            "insights?|report|columns?|rows?|look|what's in|what is in|tell|explain|统计|汇总|总结|分析|概括|摘要|"
+            "insights?|report|columns?|rows?|look|what's in(?:side)?|what is in(?:side)?|tell|explain|"
+            "统计|汇总|总结|分析|概括|摘要|"
             "概要|概述|描述|看看|什么|列|行|报告"
         ),
     ),

@@ -263,11 +263,12 @@ TESTS = Task(
         ),
     ),
     words=(
-        "unit|tests?|test cases?|cases?|suite|testing|unittests?|with unittest|using unittest|unittest|"
+        "look at|have a look at|read|open|unit|tests?|test cases?|cases?|suite|testing|unittests?|with "
+        "unittest|using unittest|unittest|"
         "that tests?|covers?|covering|check|checks|checking|functions?|methods?|modules?|existing|all|"
         "each|every|python|pass|passing|whether they pass|if they pass|them|their|they|meaningful|"
         "useful|proper|real|automated|few|couple of|"
-        "单元测试|测试用例|测试|用例|函数|方法|模块|所有的?|全部的?|里|中|的|为|给|对|针对|编写|补充|些|"
+        "单元测试|测试用例|测试|用例|函数|方法|模块|所有的?|全部的?|里|中|的|为|给|对|针对|编写|补充|几个|若干|些|"
         "这个|有意义|运行测试|跑测试|通过"
     ),
     inputs=("py",),
