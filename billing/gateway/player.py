@@ -23,7 +23,7 @@ FAILURES_SECONDS = 3_600
 async def open_response(body: Json, *, conversation_id: UUID) -> AsyncIterator[Response]:
     """Yield the demo model's response, like ``upstream.open_response``."""
     try:
-        step = await asyncio.to_thread(demo.reply, body)
+        step = await asyncio.to_thread(demo.reply, body, site=settings.PUBLIC_URL.rstrip("/"))
         reply = script.build_completion(step, body)
     except (LookupError, TypeError, AttributeError) as error:
         raise UpstreamRefused(

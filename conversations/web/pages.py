@@ -23,6 +23,7 @@ from accounts.active import active_organization
 from accounts.requests import AuthenticatedRequest
 from accounts.roles import STOP
 from billing import services as billing
+from billing.gateway.demo import EXAMPLES
 from conversations import services
 from conversations.log import records
 from conversations.log.story import StoryEntry, build_entry
@@ -48,28 +49,8 @@ PLAIN_EVENTS = 500
 """The number of newest events that a plain page shows."""
 FIRST_EVENTS = 300
 """The number of newest events that ``conversation.js`` loads first."""
-EXAMPLES = [
-    (
-        "Say hello",
-        "Write a one-line Python program and run it.",
-        'Write hello.py that prints "Hello from the sandbox" and run it.',
-    ),
-    (
-        "Find primes",
-        "Save a short program as a file, then run it.",
-        (
-            "Save this as primes.py and run it:\n\n```python\n"
-            "primes = [n for n in range(2, 72) if all(n % d for d in range(2, n))]\n"
-            'print(len(primes), "primes:", *primes)\n```'
-        ),
-    ),
-    (
-        "Take a note",
-        "Write a text to a Markdown file and read it back.",
-        'Write notes.md that says "Three ideas to try next week" and show it.',
-    ),
-]
-"""Example prompts: a name, a description and the prompt. The demo model can carry out all of them."""
+SHOWN_EXAMPLES = 6
+"""The number of example prompts on the home page. Links of the demo model lead to the others."""
 
 
 # --- Home -----------------------------------------------------------------------
@@ -96,7 +77,7 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
             form.refuse(refusal)
     organization = active_organization(request)
     context = _lists(request) | {
-        "examples": EXAMPLES,
+        "examples": EXAMPLES[:SHOWN_EXAMPLES],
         "idempotency_key": uuid4(),
         "uses_demo": billing.get_model_access(
             organization_id=organization.pk, user_id=request.user.pk
@@ -114,8 +95,12 @@ def home(request: AuthenticatedRequest) -> HttpResponse:
 
 
 def _example(request: HttpRequest) -> str:
+    """Return the example prompt that the URL names by its number, or an empty text. ``lang=zh`` asks for Chinese."""
     number = request.GET.get("example", "")
-    return EXAMPLES[int(number)][2] if number in {"0", "1", "2"} else ""
+    if number not in map(str, range(len(EXAMPLES))):
+        return ""
+    prompt = EXAMPLES[int(number)].request
+    return prompt.chinese if request.GET.get("lang") == "zh" else prompt.english
 
 
 def _create(request: AuthenticatedRequest, form: PromptForm) -> Conversation | None:

@@ -301,6 +301,21 @@ new ResizeObserver(() => {
 let followed = true;
 scroller.addEventListener("scroll", () => (followed = isAtEnd()), { passive: true });
 
+// --- Examples of the demo model -------------------------------------------------------
+
+// Its links to examples open the home page with the prompt; here the prompt goes into the empty message box.
+document.querySelector("[data-story]").addEventListener("click", (event) => {
+  const link = event.target.closest(".prose a");
+  const field = $("#text");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || field.disabled || field.value.trim()) return;
+  const address = new URL(link.href);
+  if (address.origin !== location.origin || address.pathname !== "/" || !address.searchParams.has("example")) return;
+  event.preventDefault();
+  field.value = link.textContent;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  field.focus();
+});
+
 // --- Announcements for screen readers -------------------------------------------------
 
 function announce(text) {

@@ -1,4 +1,4 @@
-"""The demo model: its turns, and the file name and content it reads out of a request."""
+"""The demo model's turns: its plan, tools, reports and refusals, from the messages of a request alone."""
 
 import json
 from typing import Any
@@ -6,55 +6,62 @@ from typing import Any
 import pytest
 
 from billing.gateway import script
-from billing.gateway.demo import ABOUT, SUMMARY_MARK, plan_job, reply
+from billing.gateway.demo import SUMMARY_MARK, reply
 from tests.billing.conftest import TOOLS, chat
 
 Messages = list[dict[str, Any]]
+SITE = "https://agents.example.com"
+HELLO = 'Write hello.py that prints "hi" and run it'
 
 
 def answer(messages: Messages, tools: Any = TOOLS) -> dict[str, Any]:
     """Return the assistant's message in a conversation."""
     request = {"messages": messages, "tools": tools}
-    message = script.build_completion(reply(request), request)["choices"][0]["message"]
-    return dict(message)
+    step = reply(request, site=SITE)
+    return dict(script.build_completion(step, request)["choices"][0]["message"])
 
 
 def play(
     messages: Messages, terminal: dict[str, str], *, tools: Any = TOOLS
-) -> list[tuple[str, dict]]:
+) -> list[tuple[str, dict[str, Any]]]:
     """Let the model work until it finishes, and return its tool calls.
 
-    ``terminal`` maps the beginning of a command to its output.
+    ``terminal`` maps the beginning of a command to its output; a file is created, except one in ``terminal`` too.
     """
     done = []
-    for _ in range(12):
+    for _ in range(20):
         message = answer(messages, tools)
         messages.append(message)
+        if "tool_calls" not in message:
+            return [*done, ("say", {"message": message["content"]})]
         for call in message["tool_calls"]:
             name, arguments = call["function"]["name"], json.loads(call["function"]["arguments"])
             done.append((name, arguments))
-            result = "ok"
-            if name == "terminal":
-                outputs = [
-                    out for start, out in terminal.items() if arguments["command"].startswith(start)
-                ]
-                result = (outputs or ["\n[Command finished with exit code 0]"])[0]
-            messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+            key = {"terminal": "command", "file_editor": "path"}.get(name, "")
+            default = "File created successfully at: x" if name == "file_editor" else END
+            found = [
+                out for start, out in terminal.items() if arguments.get(key, "").startswith(start)
+            ]
+            messages.append(
+                {"role": "tool", "tool_call_id": call["id"], "content": (found or [default])[0]}
+            )
         if done[-1][0] == "finish":
             return done
-    raise AssertionError("the model did not finish within 12 replies")
+    raise AssertionError("the model did not finish within 20 replies")
 
 
-WORKSPACE = (
-    "/workspace\n[Current working directory: /workspace]\n[Command finished with exit code 0]"
+END = "\n[Current working directory: /workspace]\n[Command finished with exit code 0]"
+WORKSPACE = f"/workspace{END}"
+HI = "hi\n[Python interpreter: /usr/bin/python]\n[Command finished with exit code 0]"
+TAKEN = (
+    "Invalid `path` parameter: /workspace/hello.py. File already exists at: /workspace/hello.py."
 )
-HI_OUTPUT = "hi\n[Python interpreter: /usr/bin/python]\n[Command finished with exit code 0]"
 
 
 class TestOneTurn:
     def test_model_plans_writes_runs_and_reports(self):
-        messages = chat("create hello.py that prints hi")["messages"]
-        done = play(messages, {"pwd": WORKSPACE, "python3": HI_OUTPUT})
+        messages = chat(HELLO)["messages"]
+        done = play(messages, {"pwd": WORKSPACE, "python3": HI})
 
         assert [name for name, _ in done] == [
             "task_tracker",
@@ -76,72 +83,93 @@ class TestOneTurn:
             "summary": "Write hello.py",
         }
         assert done[3][1]["command"] == "python3 hello.py"
-        assert done[5][1]["message"] == (
-            "I wrote `hello.py` and ran `python3 hello.py`, which printed:\n\n```\nhi\n```\n\n"
-            + ABOUT
-        )
-        assert all(message["content"] for message in messages if message["role"] == "assistant")
+        assert "I wrote `hello.py`" in done[5][1]["message"]
+        assert "```\nhi\n```" in done[5][1]["message"]
+        assert f"{SITE}/settings/model" in done[5][1]["message"]
+        first = next(message for message in messages if message["role"] == "assistant")
+        assert first["content"].startswith("I am the built-in demo model.")
 
     def test_equal_requests_get_equal_replies(self):
-        first, second = (chat("do something")["messages"] for _ in range(2))
+        first, second = (chat(HELLO)["messages"] for _ in range(2))
         assert play(first, {"pwd": WORKSPACE}) == play(second, {"pwd": WORKSPACE})
         assert first == second
 
-    def test_existing_file_is_renamed_first(self):
-        existing = WORKSPACE.replace("/workspace\n", "/workspace\nhello.py\n", 1)
-        done = play(chat("write hello.py that prints x")["messages"], {"pwd": existing})
-        assert done[2] == (
-            "terminal",
-            {
-                "command": "mv -f hello.py hello.py.bak",
-                "security_risk": "LOW",
-                "summary": "Keep the old file",
-            },
-        )
-        assert done[3][1]["command"] == "create"
+    @pytest.mark.parametrize("listed", ["hello.py", "HELLO.PY"])
+    def test_existing_file_is_not_overwritten(self, listed):
+        existing = WORKSPACE.replace("/workspace\n", f"/workspace\n{listed}\n", 1)
+        done = play(chat(HELLO)["messages"], {"pwd": existing, "python3": HI})
+        assert [a["path"] for n, a in done if n == "file_editor"] == ["/workspace/hello_2.py"]
+        assert "`hello.py` exists already" in done[-1][1]["message"]
+
+    def test_file_created_meanwhile_is_not_overwritten(self):
+        outputs = {"pwd": WORKSPACE, "/workspace/hello.py": TAKEN, "python3": HI}
+        done = play(chat(HELLO)["messages"], outputs)
+        assert [a["path"] for n, a in done if n == "file_editor"] == [
+            "/workspace/hello.py",
+            "/workspace/hello_2.py",
+        ]
+        assert [a["command"] for n, a in done if n == "terminal"][-1] == "python3 hello_2.py"
+
+    def test_folder_that_leads_outside_is_not_written(self):
+        outputs = {"pwd": f"/workspace\nout\n//\n/etc\npasswd{END}"}
+        done = play(chat("write fizzbuzz to out/fb.py")["messages"], outputs)
+        assert "file_editor" not in [name for name, _ in done]
+        assert "leads out of the working directory" in done[-1][1]["message"]
 
     def test_missing_python3_is_replaced_by_python(self):
         missing = "sh: python3: not found\n[Command finished with exit code 127]"
-        done = play(
-            chat("write a.py that prints x")["messages"],
-            {"pwd": WORKSPACE, "python3": missing, "python ": HI_OUTPUT},
-        )
+        done = play(chat(HELLO)["messages"], {"pwd": WORKSPACE, "python3": missing, "python ": HI})
         assert [a["command"] for n, a in done if n == "terminal"][1:] == [
-            "python3 a.py",
-            "python a.py",
+            "python3 hello.py",
+            "python hello.py",
         ]
-        assert "ran `python a.py`" in done[-1][1]["message"]
+        assert "I ran it" in done[-1][1]["message"]
 
-    def test_failed_run_is_reported_as_a_failure(self):
-        broken = "Traceback\n[Command finished with exit code 1]"
-        done = play(
-            chat("write a.py that prints x")["messages"], {"pwd": WORKSPACE, "python3": broken}
-        )
-        assert "did not report success" in done[-1][1]["message"]
+    def test_missing_python_is_reported(self):
+        missing = "sh: not found\n[Command finished with exit code 127]"
+        done = play(chat(HELLO)["messages"], {"pwd": WORKSPACE, "python": missing})
+        assert "Python is not installed" in done[-1][1]["message"]
+
+    @pytest.mark.parametrize(
+        "output",
+        [
+            "Traceback\n[Command finished with exit code 1]",
+            "hi there\n[Command finished with exit code 0]",
+            "[Command finished with exit code 0]",
+        ],
+    )
+    def test_failed_run_is_reported_as_a_failure(self, output):
+        done = play(chat(HELLO)["messages"], {"pwd": WORKSPACE, "python3": output})
+        assert "did not print what it should" in done[-1][1]["message"]
+        assert [t["status"] for t in done[-2][1]["task_list"]] == ["done", "done", "todo"]
+
+    def test_file_that_cannot_be_written_is_reported(self):
+        outputs = {"pwd": WORKSPACE, "/workspace": "Ran into [Errno 13] Permission denied"}
+        done = play(chat(HELLO)["messages"], outputs)
+        assert "could not be written" in done[-1][1]["message"]
+        assert "Permission denied" in done[-1][1]["message"]
 
     def test_rejected_action_ends_the_turn(self):
-        messages = chat("write a.py")["messages"]
+        messages = chat(HELLO)["messages"]
         call = answer(messages)
-        messages += [
-            call,
-            {
-                "role": "tool",
-                "tool_call_id": call["tool_calls"][0]["id"],
-                "content": "Action rejected: not now",
-            },
-        ]
+        rejected = {
+            "role": "tool",
+            "tool_call_id": call["tool_calls"][0]["id"],
+            "content": "Action rejected: not now",
+        }
+        messages += [call, rejected]
         (finish,) = answer(messages)["tool_calls"]
         assert finish["function"]["name"] == "finish"
         assert "not now" in finish["function"]["arguments"]
 
     def test_missing_plan_tool_is_left_out(self):
         tools = [tool for tool in TOOLS if tool["function"]["name"] != "task_tracker"]
-        done = play(chat("write a.txt saying x")["messages"], {"pwd": WORKSPACE}, tools=tools)
+        done = play(chat(HELLO)["messages"], {"pwd": WORKSPACE, "python3": HI}, tools=tools)
         assert [name for name, _ in done] == ["terminal", "file_editor", "terminal", "finish"]
 
     def test_missing_terminal_is_reported(self):
         tools = [tool for tool in TOOLS if tool["function"]["name"] == "finish"]
-        ((name, arguments),) = play(chat("write a.txt")["messages"], {}, tools=tools)
+        ((name, arguments),) = play(chat(HELLO)["messages"], {}, tools=tools)
         assert name == "finish"
         assert "terminal and file_editor" in arguments["message"]
 
@@ -149,27 +177,89 @@ class TestOneTurn:
         done = play(chat("write a.txt saying “{cwd} stays”")["messages"], {"pwd": WORKSPACE})
         assert done[2][1]["file_text"] == "{cwd} stays\n"
 
+    def test_command_without_an_end_stops_the_turn(self):
+        done = play(
+            chat(HELLO)["messages"],
+            {"pwd": WORKSPACE, "python3": "hi\n[The command has no new output]"},
+        )
+        assert "did not report the end" in done[-1][1]["message"]
+
+
+class TestWords:
+    @pytest.mark.parametrize("text", ["hello", "What can you do?", "who are you", "help", ""])
+    def test_greeting_is_answered_with_examples_to_try(self, text):
+        message = answer(chat(text)["messages"])
+        assert "tool_calls" not in message
+        assert "built-in demo model" in message["content"]
+        assert f"]({SITE}/?example=0)" in message["content"]
+
+    def test_chinese_is_answered_in_chinese(self):
+        for text in ("你好", "你能做什么？", "给我写一首诗"):
+            content = answer(chat(text)["messages"])["content"]
+            assert "我是内置的演示模型" in content
+            assert "I am" not in content
+
+    @pytest.mark.parametrize(
+        ("text", "part"),
+        [
+            ("fix the bug in app.py", "none of them"),
+            ("print the first 20 primes in Rust", "“rust”"),
+            ("write primes to /etc/primes.py", "outside of the working directory"),
+            ("x" * 100_000, "20,000 characters"),
+            ("Translate this:\n```\nfoo\n```", "none of them"),
+        ],
+    )
+    def test_other_request_is_declined_in_one_message(self, text, part):
+        message = answer(chat(text)["messages"])
+        assert "tool_calls" not in message
+        assert message["content"].startswith("I am the built-in demo model, and I cannot do this.")
+        assert part in message["content"]
+        assert "I changed no file" in message["content"]
+        assert f"[Settings → Model]({SITE}/settings/model)" in message["content"]
+
+    def test_image_is_declined(self):
+        messages = chat("List the files")["messages"]
+        messages[-1]["content"].append({"type": "image_url", "image_url": {"url": "data:,"}})
+        assert "cannot look at images" in answer(messages)["content"]
+
+    def test_rules_of_skills_are_not_part_of_the_request(self):
+        messages = chat("hello")["messages"]
+        messages[-1]["content"].append(
+            {"type": "text", "text": "<EXTRA_INFO>\nUse primes.\n</EXTRA_INFO>"}
+        )
+        assert answer(messages)["content"].startswith("Hello!")
+
 
 class TestFollowUps:
-    def test_second_request_gets_another_file(self):
-        messages = chat("do something")["messages"]
-        play(messages, {"pwd": WORKSPACE})
-        messages.append({"role": "user", "content": "and now something else"})
-        done = play(messages, {"pwd": WORKSPACE})
-        assert done[2][1]["path"] == "/workspace/demo_2.py"
-        assert "and now something else" in done[2][1]["file_text"]
-        assert len(done) == 6
+    def test_request_refers_to_the_one_before(self):
+        messages = chat("print the first 3 primes as p.py")["messages"]
+        play(messages, {"pwd": WORKSPACE, "python3": f"2 3 5{END}"})
+        messages.append({"role": "user", "content": "again with 5, as q.py"})
+        done = play(messages, {"pwd": WORKSPACE, "python3": f"2 3 5 7 11{END}"})
+        assert done[2][1]["path"] == "/workspace/q.py"
+        assert "printed the right result" in done[-1][1]["message"]
+        messages.append({"role": "user", "content": "run it again"})
+        done = play(messages, {"python3": f"2 3 5 7 11{END}"})
+        assert [a["command"] for n, a in done if n == "terminal"] == [
+            "python3 /workspace/q.py < /dev/null"
+        ]
+
+    def test_later_turns_do_not_repeat_what_the_model_is(self):
+        messages = chat("hello")["messages"]
+        play(messages, {})
+        messages.append({"role": "user", "content": "write a poem"})
+        assert answer(messages)["content"].startswith("I cannot do this.")
 
     def test_scripts_and_requests_can_alternate(self):
         messages = chat("!run ls\n!finish Listed.")["messages"]
         assert [name for name, _ in play(messages, {})] == ["terminal", "finish"]
-        messages.append({"role": "user", "content": "write b.txt saying yes"})
+        messages.append({"role": "user", "content": "write b.txt saying “yes”"})
         assert [name for name, _ in play(messages, {"pwd": WORKSPACE})][2] == "file_editor"
         messages.append({"role": "user", "content": "!finish Again."})
         assert play(messages, {})[0][1]["message"] == "Again."
 
     def test_summary_of_condensed_history_is_not_a_request(self):
-        messages = chat("create hello.py that prints hi")["messages"]
+        messages = chat(HELLO)["messages"]
         for _ in range(2):
             message = answer(messages)
             result = {
@@ -178,14 +268,13 @@ class TestFollowUps:
                 "content": WORKSPACE,
             }
             messages += [message, result]
-        condensed = [
-            *messages[:2],
-            {"role": "user", "content": f"{SUMMARY_MARK} earlier"},
-            *messages[4:],
-        ]
-        for history in (condensed, [*messages, condensed[2]]):
-            (call,) = answer(history)["tool_calls"]
-            assert json.loads(call["function"]["arguments"])["path"] == "/workspace/hello.py"
+        summary = {"role": "user", "content": f"{SUMMARY_MARK} earlier"}
+        (call,) = answer([*messages, summary])["tool_calls"]
+        assert json.loads(call["function"]["arguments"])["path"] == "/workspace/hello.py"
+        # Without the results of its first steps, the model cannot know what it did, so it stops.
+        (call,) = answer([*messages[:2], summary, *messages[4:]])["tool_calls"]
+        assert call["function"]["name"] == "finish"
+        assert "no longer in this conversation" in call["function"]["arguments"]
 
 
 class TestWithoutTools:
@@ -203,76 +292,3 @@ class TestWithoutTools:
         assert message["content"].startswith(start)
         assert len(message["content"]) < 200
         assert "tool_calls" not in message
-
-
-class TestReadingARequest:
-    @pytest.mark.parametrize(
-        ("request_", "path", "content", "command"),
-        [
-            (
-                "create hello.py that prints hello",
-                "hello.py",
-                "print('hello')\n",
-                "python3 hello.py",
-            ),
-            (
-                'Create hello.py which prints "it\'s 5" and run it.',
-                "hello.py",
-                'print("it\'s 5")\n',
-                "python3 hello.py",
-            ),
-            ("write notes.txt saying a b c. Then show it", "notes.txt", "a b c\n", "cat notes.txt"),
-            (
-                "make greet.sh which echoes hi there, then run it",
-                "greet.sh",
-                "echo 'hi there'\n",
-                "sh greet.sh",
-            ),
-            (
-                "Print hello world in a file called h.py",
-                "h.py",
-                "print('hello world')\n",
-                "python3 h.py",
-            ),
-            ("put into src/a/b.md with the text: Title", "src/a/b.md", "Title\n", "cat src/a/b.md"),
-            (
-                "write x.py:\n```python\nimport this\n```\nthanks",
-                "x.py",
-                "import this\n",
-                "python3 x.py",
-            ),
-            ("write /etc/x.conf.txt saying y", "x.conf.txt", "y\n", "cat x.conf.txt"),
-            ("write ../../x.txt saying y", "x.txt", "y\n", "cat x.txt"),
-            ("write nothing.txt", "nothing.txt", "write nothing.txt\n", "cat nothing.txt"),
-        ],
-    )
-    def test_file_name_and_content_are_read_from_the_request(
-        self, request_, path, content, command
-    ):
-        job = plan_job(request_)
-        assert (job.path, job.content, job.command()) == (path, content, command)
-
-    @pytest.mark.parametrize(
-        "request_", ["fix it", "", "see https://example.com/a.txt", "use 3.11", '\0\ud800\'"""\\']
-    )
-    def test_other_request_becomes_a_program_that_quotes_it(self, request_):
-        job = plan_job(request_)
-        assert job.path == "demo.py"
-        names: dict[str, Any] = {}
-        compile(job.content, job.path, "exec")
-        exec(job.content.split("print(")[0], names)  # Only the part before the first print.
-        assert names["REQUEST"] == request_
-
-    @pytest.mark.timeout(5)
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "a/" * 100_000,
-            "!run " + " " * 500_000 + "x",
-            "```" * 50_000,
-            "prints " * 50_000 + ".py",
-            " in" * 200_000 + " a.py",
-        ],
-    )
-    def test_hostile_text_is_answered_within_the_time_limit(self, text):
-        answer(chat(text)["messages"])

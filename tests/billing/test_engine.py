@@ -153,19 +153,29 @@ async def test_engine_does_a_request_and_its_follow_up_and_usage_matches(
     assert not [event for event in events if event["kind"] == "AgentErrorEvent"]
     last = [event for event in events if event["kind"] == "ActionEvent"][-1]
     assert "hello from the demo\n```" in last["action"]["message"]
-    assert "built-in demo model" in last["action"]["message"]
+    first = next(event for event in events if event["kind"] == "ActionEvent")
+    assert "built-in demo model" in first["thought"][0]["text"]
 
-    text = "Now write hello.py that prints bye, and run it."
-    message = {"role": "user", "content": [{"type": "text", "text": text}], "run": True}
-    (
-        await engine.post(f"/api/conversations/{conversation_id}/events", json=message)
-    ).raise_for_status()
+    async def say(text: str) -> None:
+        message = {"role": "user", "content": [{"type": "text", "text": text}], "run": True}
+        path = f"/api/conversations/{conversation_id}/events"
+        (await engine.post(path, json=message)).raise_for_status()
+
+    await say("Now write hello.py that prints bye, and run it.")
     events = await _wait_for_turns(engine, conversation_id, turns=2)
 
-    assert _tool_names(events)[len(ROUTINE) :] == [*ROUTINE[:2], "terminal", *ROUTINE[2:]]
-    assert (folder / "hello.py").read_text() == "print('bye')\n"
-    assert (folder / "hello.py.bak").read_text() == "print('hello from the demo')\n"
+    assert _tool_names(events)[len(ROUTINE) :] == ROUTINE
+    assert (folder / "hello.py").read_text() == "print('hello from the demo')\n"
+    assert (folder / "hello_2.py").read_text() == "print('bye')\n"
+
+    # A declined request is one message without a tool call, and the engine's turn ends with it.
+    await say("Fix the bug in hello.py")
     calls = await wait_for_calls(conversation_id, count=13)
+    events = await _wait_for_turns(engine, conversation_id, turns=2)
+    assert len(_tool_names(events)) == 2 * len(ROUTINE)
+    # The engine makes each working directory a Git repository.
+    names = {path.name for path in folder.iterdir()} - {".git"}
+    assert names == {"hello.py", "hello_2.py"}
     assert [call.outcome for call in calls] == ["answered"] * 13
     usage = await ConversationUsage.objects.aget(pk=conversation_id)
     stats = (await engine.get(f"/api/conversations/{conversation_id}")).json()["stats"]

@@ -138,11 +138,12 @@ def test_home_needs_at_most_16_queries_for_21_conversations(
 
 
 def test_example_is_filled_in_by_its_link(alice_client):
-    assert (
-        pages.EXAMPLES[1][2].splitlines()[0]
-        in alice_client.get("/?example=1").context["form"]["message"].value()
-    )
-    assert alice_client.get("/?example=9").context["form"]["message"].value() == ""
+    def read_prompt(query: str) -> str:
+        return str(alice_client.get(f"/?{query}").context["form"]["message"].value())
+
+    assert read_prompt("example=1") == pages.EXAMPLES[1].request.english
+    assert read_prompt("example=13&lang=zh") == pages.EXAMPLES[13].request.chinese
+    assert read_prompt("example=99") == read_prompt("example=%C2%B2") == ""
 
 
 @pytest.fixture

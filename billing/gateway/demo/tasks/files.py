@@ -1,0 +1,392 @@
+"""Tasks that only look at files: list them, show one, explain one, count lines."""
+
+import re
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from billing.gateway.demo.tasks.programs import quote
+from billing.gateway.demo.understanding import Declined, Order, Task
+from billing.gateway.demo.workbench import Bench, Result, Text
+from billing.gateway.script import Step
+
+Report = Generator[Step, Any, str]
+KINDS = {
+    "py": "python|py|python源?",
+    "js": "javascript|js|javascript源?",
+    "html": "html|web",
+    "css": "css",
+    "md": "markdown|md",
+    "txt": "text|txt|plain text|文本",
+    "csv": "csv",
+    "json": "json",
+}
+_KIND = "|".join(f"(?P<kind_{key}>(?:{pattern}))" for key, pattern in KINDS.items())
+HERE = (
+    "here|in here|current|current working|working|workspace|project|repo|repository|this|directory|"
+    "directories|folders?|dir|root|sandbox|my|codebase|source|code|the|"
+    "当前|这里|这儿|工作|目录|文件夹|项目|仓库|下面|下|里面|里|本|此|工作区|代码"
+)
+
+
+def _kind(order: Order) -> str | None:
+    return next((name[5:] for name in order.values if name.startswith("kind_")), None)
+
+
+def _check_folder(order: Order) -> Order:
+    folder = order.values.get("folder") or (order.inputs[0].rstrip("/") if order.inputs else "")
+    if (
+        folder
+        and order.inputs
+        and not order.inputs[0].endswith("/")
+        and "." in folder.rpartition("/")[2]
+    ):
+        raise Declined(
+            Text(
+                f"`{folder}` looks like a file, not a folder.",
+                f"`{folder}` 看起来是文件，不是文件夹。",
+            )
+        )
+    return replace(
+        order,
+        values=order.values | {"folder": "" if folder in {".", "this", "current"} else folder},
+    )
+
+
+def _do_list(order: Order, bench: Bench) -> Report:
+    folder, kind = order.values["folder"], _kind(order)
+    where = quote(folder) if folder else "."
+    find = f"find {where} -type f -not -path '*/.git/*'" + (f" -name '*.{kind}'" if kind else "")
+    if "many" in order.values:
+        command = f"{find} | wc -l"
+    elif "largest" in order.values:
+        command = f"{find} -exec ls -l {{}} + | sort -k5,5nr | head -n {order.values.get('n', 10)}"
+    elif kind or "deep" in order.values:
+        command = f"{find} | sort | head -n 200"
+    else:
+        command = f"ls -la {where}"
+    if folder:
+        command = f"test -d {where} && {command}"
+    result: Result = yield from bench.run(
+        command, bench.say("I look.", "我看一下。"), "List the files"
+    )
+    place = f"`{folder}`" if folder else bench.say("the working directory", "工作目录")
+    if not result.is_success:
+        return bench.say(
+            f"I cannot list {place}: there is no such folder.", f"列不出{place}：没有这个文件夹。"
+        )
+    sort = f"`.{kind}` " if kind else ""
+    if "many" in order.values:
+        count = result.output.strip()
+        return bench.say(
+            f"There are {count} {sort}files in {place} and its folders (without `.git`).",
+            f"{place}及其子文件夹里有 {count} 个 {sort}文件（不含 `.git`）。",
+        )
+    if not result.output.strip():
+        return bench.say(f"There are no {sort}files in {place}.", f"{place}里没有 {sort}文件。")
+    return (
+        bench.say(f"The {sort}files in {place}:", f"{place}里的 {sort}文件：")
+        + f"\n\n{result.outline()}"
+    )
+
+
+LIST = Task(
+    key="list",
+    title=Text("a list of the files", "列出文件"),
+    needs=(
+        (
+            "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
+            "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
+            "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
+            "打印|罗列|数一下|统计|告诉"
+        ),
+        (
+            "dir|files?|filenames?|file names?|director(?:y|ies)|folders?|contents?|ls|workspace|文件|"
+            "目录|文件夹|内容|东西"
+        ),
+    ),
+    words=(
+        f"{HERE}|names?|all|all of|every|everything|available|existing|do i have|do we have|i have|we "
+        f"have|have|there|exist|exists|exist here|contained|contains?|content|"
+        "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
+        "currently|does|at|sizes?|with (?:their )?(?:sizes?|details)|details|detailed|long|including "
+        "hidden(?: (?:ones|files))?|hidden|their|dates?|permissions|"
+        "所有的?|全部的?|都|名称|名|清单|列表|有|在|里|的|大小|详细信息?|包括隐藏文件|隐藏|我|现在|存在|什么|哪些|吗"
+    ),
+    parameters=(
+        (
+            "(?P<many>how many|count(?: the)?(?: number of)?(?: all)?(?: the)?|(?:the )?(?:total "
+            ")?number of|有?多少个?|几个|统计|数一下|数量|个数)"
+        ),
+        (
+            "(?P<largest>(?:the )?{n} (?:largest|biggest))|(?P<largest>(?:the )?(?:largest|biggest))|"
+            "(?P<largest>(?:sort(?:ed)? by|by|order(?:ed)? by) (?:file )?size)"
+        ),
+        "(?P<largest>最大的?{n}个?)|(?P<largest>最大|按大小排序?)",
+        (
+            "(?P<deep>(?:directory |folder |file |project )?(?:structure|hierarchy|tree)|目录结构|"
+            "文件结构|recursive(?:ly)?|(?:and|including|with) (?:all )?(?:sub-?folders?|"
+            "sub-?directories)|(?:all )?(?:sub-?folders?|sub-?directories)|as a tree|tree|递归|(?:包括|"
+            "和)?(?:所有)?子(?:目录|文件夹))"
+        ),
+        (
+            "(?:in|of|inside|under|from) (?:the )?(?:folder|directory|subfolder) (?P<folder>(?!is|are|"
+            "and|this|here)[a-z0-9_][a-z0-9_.-]{0,60})"
+        ),
+        (
+            "(?:in|of|inside|under|from) (?:the |my )?(?P<folder>(?!the|my|this|current|working|same|"
+            "project|our|workspace|root|sandbox|that|whole|entire|a|repo|"
+            "repository)[a-z0-9_][a-z0-9_.-]{0,60}) (?:folder|directory|subfolder|dir)"
+        ),
+        f"(?:{_KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
+    ),
+    inputs=("*",),
+    check=_check_folder,
+    carry_out=_do_list,
+)
+
+
+# --- One file -----------------------------------------------------------------------
+
+
+def _check_file(order: Order) -> Order:
+    if not order.inputs or order.inputs[0].endswith("/"):
+        raise Declined(
+            Text(
+                "Name the file, please; for example: explain app.py",
+                "请写出文件名，例如：解释 app.py",
+            )
+        )
+    return order
+
+
+def _do_explain(order: Order, bench: Bench) -> Report:
+    (path,) = order.inputs
+    there = yield from _is_file(path, bench)
+    if not there:
+        return tell_missing(path, bench)
+    result: Result = yield from bench.measure(
+        "describe_file.py",
+        quote(path),
+        bench.say("Now I read it.", "现在我读它。"),
+        f"Describe {path}",
+    )
+    if not result.is_success:
+        return (
+            bench.say(f"I could not read `{path}`:", f"读不了 `{path}`：")
+            + f"\n\n{result.outline()}"
+        )
+    return bench.say(
+        (
+            f"What I can say about `{path}`:\n\n{result.outline()}\n\nThese are facts about its "
+            f"structure. What the code means, a real model can explain."
+        ),
+        f"关于 `{path}`，我能说的是：\n\n{result.outline()}\n\n这些是结构上的事实。代码的含义需要真正的模型来解释。",
+    )
+
+
+def _is_file(path: str, bench: Bench) -> Generator[Step, Any, bool]:
+    # A file that a link leads to may be outside of the working directory, so links are not followed.
+    command = f"test -f {quote(path)} && test ! -L {quote(path)} && ls -l {quote(path)}"
+    folder = path.rpartition("/")[0]
+    if folder:
+        yield from bench.look(folder)
+    result: Result = yield from bench.run(
+        command,
+        bench.say(f"First I check that `{path}` is there.", f"我先看看 `{path}` 在不在。"),
+        "Look for the file",
+    )
+    return result.is_success
+
+
+def tell_missing(path: str, bench: Bench) -> str:
+    """Return the report for a file that is not there."""
+    return bench.say(
+        (
+            f"There is no file `{path}` in the working directory (or it is a link), so I have nothing "
+            f"to read. I changed nothing."
+        ),
+        f"工作目录里没有文件 `{path}`（或者它是一个链接），所以没有可读的内容。我没有改动任何东西。",
+    )
+
+
+_THIS_FILE = (
+    "the file|this file|file|contents?|content of|of|code|script|source|module|program|text|document|"
+    "里面|内容|代码|这个文件|文件|脚本|程序|模块"
+)
+EXPLAIN = Task(
+    key="explain",
+    title=Text("an overview of a file", "介绍一个文件"),
+    needs=(
+        (
+            "(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
+            "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
+            "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
+            "analy[sz]e|analysis|inspect|how does|structure|outline|"
+            "解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
+            "描述|理解|看懂|功能"
+        ),
+        (
+            "(?=⟦f)|(?:this|the|my|a) (?:file|code|script|program|source code)|(?:这个|这段|这份|"
+            "我的)?(?:代码|文件|脚本|程序)"
+        ),
+    ),
+    words=(
+        f"{_THIS_FILE}|{HERE}|do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
+        f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
+        f"imports?|"
+        "的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|功能|怎么|工作|它|主要|结构|函数"
+    ),
+    inputs=("*",),
+    check=_check_file,
+    carry_out=_do_explain,
+)
+
+
+def _do_show(order: Order, bench: Bench) -> Report:
+    (path,) = order.inputs
+    there = yield from _is_file(path, bench)
+    if not there:
+        return tell_missing(path, bench)
+    if "n" in order.values:
+        end = "tail" if "tail" in order.values else "head"
+        command = f"{end} -n {order.values['n']} {quote(path)}"
+    else:
+        command = f"head -c 20000 {quote(path)}"
+    result: Result = yield from bench.run(
+        command, bench.say("Now I read it.", "现在我读它。"), f"Show {path}"
+    )
+    if not result.is_success:
+        return (
+            bench.say(f"I could not read `{path}`:", f"读不了 `{path}`：")
+            + f"\n\n{result.outline()}"
+        )
+    if not result.output.strip():
+        return bench.say(f"`{path}` is empty.", f"`{path}` 是空的。")
+    return (
+        bench.say(
+            f"`{path}` begins with:" if len(result.output) > 1500 else f"This is in `{path}`:",
+            f"`{path}` 的内容：",
+        )
+        + f"\n\n{result.outline()}"
+    )
+
+
+SHOW = Task(
+    key="show",
+    title=Text("the content of a file", "显示文件内容"),
+    needs=(
+        (
+            "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
+            "is in|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
+        ),
+        "(?=⟦f)",
+    ),
+    words=(
+        f"{_THIS_FILE}|{HERE}|what|what's|is|inside|in|of|me|lines?|whole|entire|complete|full|里|的|写了|"
+        f"有|行|全部|完整|什么|是"
+    ),
+    parameters=(
+        "(?:the )?(?:first|top) {n} lines(?: of)?|前{n}行",
+        "(?P<tail>(?:the )?last {n} lines(?: of)?)|(?P<tail>(?:最后|末尾|后){n}行)",
+    ),
+    inputs=("*",),
+    check=_check_file,
+    carry_out=_do_show,
+)
+
+
+# --- Counting -----------------------------------------------------------------------
+
+_CODE = "py js ts jsx tsx java c h cpp cc go rs rb php sh html css swift kt cs".split()  # noqa: SIM905
+
+
+def _do_count(order: Order, bench: Bench) -> Report:
+    kind = _kind(order)
+    if order.inputs:
+        (path,) = order.inputs
+        there = yield from _is_file(path, bench)
+        if not there:
+            return tell_missing(path, bench)
+        result: Result = yield from bench.run(
+            f"wc -l < {quote(path)} && wc -w < {quote(path)} && wc -c < {quote(path)}",
+            bench.say("Now I count.", "现在我数一数。"),
+            "Count",
+        )
+        numbers = result.output.split()
+        if not result.is_success or len(numbers) != 3:
+            return bench.say(f"I could not read `{path}`.", f"读不了 `{path}`。")
+        lines, words, size = numbers
+        return bench.say(
+            f"`{path}` has {lines} lines, {words} words and {size} bytes (counted by `wc`).",
+            f"`{path}` 有 {lines} 行、{words} 个单词、{size} 字节（用 `wc` 统计）。",
+        )
+    names = [kind] if kind else _CODE
+    tests = " -o ".join(f"-name '*.{name}'" for name in names)
+    skip = " ".join(
+        f"-not -path '*/{name}/*'" for name in (".git", "node_modules", ".venv", "__pycache__")
+    )
+    result = yield from bench.run(
+        (
+            f"find . -type f \\( {tests} \\) {skip} -exec cat {{}} + | wc -l && find . -type f \\( "
+            f"{tests} \\) {skip} | wc -l"
+        ),
+        bench.say("I count.", "我数一数。"),
+        "Count lines",
+    )
+    numbers = result.output.split()
+    if not result.is_success or len(numbers) != 2:
+        return (
+            bench.say("I could not count the lines.", "我没能数出行数。")
+            + f"\n\n{result.outline()}"
+        )
+    what = f"`.{kind}`" if kind else bench.say("source", "源代码")
+    return bench.say(
+        f"{numbers[1]} {what} files here have {numbers[0]} lines together, empty lines and comments included "
+        f"(without `.git`, `node_modules`, `.venv`)."
+        + ("" if kind else f" Counted as source: {', '.join(_CODE)}."),
+        (
+            f"这里有 {numbers[1]} 个 {what} 文件，共 {numbers[0]} 行，含空行和注释（不含 "
+            f"`.git`、`node_modules`、`.venv`）。"
+        )
+        + ("" if kind else f"算作源代码的有：{'、'.join(_CODE)}。"),
+    )
+
+
+def _check_count(order: Order) -> Order:
+    text = order.reading.text
+    if (
+        not order.inputs
+        and re.search(r"word|character|byte|字|单词", text)
+        and not re.search(r"line|行", text)
+    ):
+        raise Declined(
+            Text(
+                ("Name the file, please; for example: count the words in notes.txt"),
+                "请写出文件名，例如：统计 notes.txt 的字数",
+            )
+        )
+    return order
+
+
+COUNT = Task(
+    key="count",
+    title=Text("the number of lines and words", "统计行数和单词数"),
+    needs=(
+        (
+            "lines of code|count|counts|counting|how many|how much|how long|number of|amount of|total|loc|sloc|"
+            "length|wc|统计|多少|几|数一下|数一数|数|计算|行数|字数|总共"
+        ),
+        "lines?|words?|characters?|bytes?|loc|sloc|how long|length|行|字|单词|字符|行数|字数",
+    ),
+    words=(
+        f"{_THIS_FILE}|{HERE}|lines?(?: of)?(?: source)?(?: code)?|code|words?|characters?|bytes?|are|"
+        f"is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|loc|altogether|"
+        f"overall|count|tell me|lines and words|each|"
+        "的|有|行代码|行|单词|字符|字|代码|共|一共|总共|总|所有的?|全部的?|数量|数|计算|个数|里|文件|多少|总计|量"
+    ),
+    parameters=(f"(?:{_KIND})(?= ?(?:files?|scripts?|code|source|lines|文件|代码|there|are|$))",),
+    inputs=("*",),
+    check=_check_count,
+    carry_out=_do_count,
+)

@@ -1,0 +1,149 @@
+"""Tasks that look into many files at once: search a text, and the state of a Git repository."""
+
+import shlex
+from dataclasses import replace
+
+from billing.gateway.demo.tasks.files import HERE, Report
+from billing.gateway.demo.understanding import Declined, Order, Task
+from billing.gateway.demo.workbench import Bench, Result, Text
+
+# --- Search -------------------------------------------------------------------------
+
+
+def _check_search(order: Order) -> Order:
+    term = (
+        order.texts[0]
+        if order.texts
+        else next(
+            (
+                v.upper() if v in {"todo", "fixme"} else v
+                for k, v in order.values.items()
+                if k == "term"
+            ),
+            "",
+        )
+    )
+    if not term.strip() or "\n" in term:
+        raise Declined(
+            Text(
+                'Put the text to search in quotes, please; for example: search for "TODO"',
+                "请给要搜索的文字加引号，例如：搜索“TODO”",
+            )
+        )
+    return replace(order, values=order.values | {"term": term})
+
+
+def _do_search(order: Order, bench: Bench) -> Report:
+    term = order.values["term"]
+    result: Result = yield from bench.run(
+        f"grep -rnIF --exclude-dir=.git --exclude-dir=node_modules -e {shlex.quote(term)} . | head -n 100",
+        bench.say("I search the files.", "我在文件里搜索。"),
+        "Search",
+    )
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    if not result.is_success:
+        return bench.say("The search failed.", "搜索失败了。") + f"\n\n{result.outline()}"
+    if not lines:
+        return bench.say(f"No file here contains “{term}”.", f"这里没有文件包含“{term}”。")
+    more = bench.say(" (the first 100)", "（只列前 100 处）") if len(lines) >= 100 else ""
+    return (
+        bench.say(
+            (f"“{term}” is in {len(lines)} lines{more}:"),
+            f"“{term}”出现在 {len(lines)} 行里{more}：",
+        )
+        + f"\n\n{result.outline()}"
+    )
+
+
+SEARCH = Task(
+    key="search",
+    title=Text("a search in the files", "在文件里搜索"),
+    needs=(
+        (
+            "find|finds|search|searches|searching|grep|look for|locate|list|show|where|which|any|查找|"
+            "搜索|寻找|找出|找到|找|列出|搜|查"
+        ),
+        "(?=⟦t)|(?:word|term|string) [a-z0-9_]{2,40}|grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|待办注释|todo注释",
+    ),
+    words=(
+        f"{HERE}|for|the text|text|string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
+        f"comments?|notes?|across|through|throughout|lines?|that|contains?|containing|mentions?|"
+        f"mentioning|with|"
+        "is|are|used|appears?|occurs?|where|which|any|markers?|left|items|"
+        "的|文字|文本|字符串|单词|词|所有的?|全部的?|包含|含有|出现|文件|注释|哪些|哪里|在|里|中|标记|地方|有"
+    ),
+    parameters=(
+        "(?P<term>todo|fixme)s?",
+        ("(?:word|term|string) (?P<term>[a-z0-9_]{2,40})"),
+        "grep (?:for )?(?P<term>[a-z0-9_]{2,40})(?= in|$|[.?!])",
+    ),
+    max_texts=1,
+    check=_check_search,
+    carry_out=_do_search,
+)
+
+
+# --- Git ----------------------------------------------------------------------------
+
+
+def _do_git(order: Order, bench: Bench) -> Report:
+    count = min(int(order.values.get("n", 10)), 50)
+    result: Result = yield from bench.run(
+        "git rev-parse --is-inside-work-tree",
+        bench.say(
+            ("First I check that this is a Git repository."), "我先看看这里是不是 Git 仓库。"
+        ),
+        "Look for Git",
+    )
+    if not result.is_success:
+        return bench.say(
+            ("The working directory is not a Git repository, so there is nothing to tell."),
+            "工作目录不是 Git 仓库，所以没有可说的。",
+        )
+    state: Result = yield from bench.run(
+        ("git --no-pager status --short --branch"),
+        bench.say("Its state:", "它的状态："),
+        "Show the state",
+    )
+    log: Result = yield from bench.run(
+        f"git --no-pager log --oneline --no-decorate -n {count}",
+        bench.say("Its newest commits:", "最近的提交："),
+        "Show the commits",
+    )
+    commits = (
+        log.outline() if log.is_success else bench.say("There are no commits yet.", "还没有提交。")
+    )
+    changed = [line for line in state.output.splitlines() if line and not line.startswith("##")]
+    return bench.say(
+        f"{len(changed)} files have changes that are not committed.\n\n{state.outline()}\n\n"
+        f"The newest commits:\n\n{commits}",
+        f"有 {len(changed)} 个文件有未提交的改动。\n\n{state.outline()}\n\n最近的提交：\n\n{commits}",
+    )
+
+
+GIT = Task(
+    key="git",
+    title=Text("the state of the Git repository", "Git 仓库的状态"),
+    needs=(
+        (
+            "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
+            "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
+            "this |my )?(?:git |repo)|uncommitted|what(?: has|'s| is| have i)? changed|which branch|"
+            "what branch|current branch|提交记录|提交历史|最近的?提交|git状态|git日志|git 状态|git "
+            "日志|git 仓库|git仓库|次提交|"
+            "哪个分支|当前分支|提交日志"
+        ),
+    ),
+    words=(
+        f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
+        f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
+        f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
+        "看|查看|显示|总结|概括|状态|日志|历史|提交|记录|最近|最新|分支|的|次|条|哪个|是|什么|有|哪些|"
+        "变化|改动|修改|仓库|检查"
+    ),
+    parameters=(
+        ("(?:the )?(?:last|latest|recent|newest|most recent|past) {n}(?: git)? ?(?=commits?)"),
+        "最近的?{n}(?:次|个|条)(?:的)?",
+    ),
+    carry_out=_do_git,
+)
