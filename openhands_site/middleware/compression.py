@@ -1,7 +1,7 @@
 """Middleware that compresses texts with gzip: pages, JSON, the OpenAPI document and exports.
 
 Compression makes a secret guessable by someone who controls another part of the same response and sees its length
-(BREACH). Therefore responses with a secret stay uncompressed, and Django adds random bytes to all others. ADR 22
+(BREACH). Therefore responses with a secret stay uncompressed, and Django adds random bytes to all others. ADR 23
 explains the rules.
 """
 
