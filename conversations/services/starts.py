@@ -448,7 +448,7 @@ def _record_failure(task: StartTask, conversation: Conversation, failure: Except
 
 
 def _stop_sandbox_of_failed_start(conversation: Conversation) -> None:
-    """Stop the sandbox of a start that failed for good, if it runs, so that it uses no memory and no slot."""
+    """Stop the sandbox of a start that failed permanently, if it runs, so that it uses no memory and no slot."""
     sandbox = Sandbox.objects.get(conversation=conversation)
     try:
         provider = get_provider(sandbox.provider)

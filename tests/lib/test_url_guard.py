@@ -21,7 +21,7 @@ from django.core.management import call_command
 from accounts.models import User
 from accounts.services import create_user
 from lib import http, logs, url_guard
-from openhands_site.management.commands import doctor
+from openhands_site.doctor import security
 
 PRIVATE = [
     "127.0.0.1",
@@ -336,13 +336,14 @@ class TestSingleUser:
         self, alice, caplog, monkeypatch
     ):
         monkeypatch.setattr(logs, "_last_lines", {})
-        assert doctor._private_hosts()[0] == "ok"
+        assert security.private_hosts().state == "ok"
         out = io.StringIO()
 
         call_command("create_user", "--email", "second@example.com", stdout=out)
 
-        state, detail = doctor._private_hosts()
-        assert state == "warning"
+        finding = security.private_hosts()
+        detail = finding.sentence
+        assert finding.state == "warning"
         assert "add the line UPSTREAM_ALLOW_PRIVATE=true to the file .env" in detail
         assert detail in out.getvalue()
         assert [r.getMessage() for r in caplog.records if r.name == "accounts.services.people"] == [

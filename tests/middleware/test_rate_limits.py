@@ -268,6 +268,7 @@ def test_routes_that_count_as_keys_and_spend_are_these():
         "v1:sandbox-list",
         "runtime-run",
         "v1:model-access-test",
+        "model-servers",
         "home",
         "conversation-act",
         "v0-conversations",

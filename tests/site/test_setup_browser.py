@@ -34,6 +34,7 @@ def test_card_completes_itself_and_works_by_keyboard(
     live_server, client, root, monkeypatch, scheme, width
 ):
     monkeypatch.setattr(latest._Cache, "until", 0.0)
+    monkeypatch.setattr(settings, "PUBLIC_URL", "http://127.0.0.1:9")
     client.force_login(root)
     cookie = client.cookies[settings.SESSION_COOKIE_NAME].value
     problems: list[str] = []
