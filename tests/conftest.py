@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings as django_settings
 from django.db import connection, connections
 from procrastinate.contrib.django.models import ProcrastinateJob
 from rest_framework.test import APIClient
@@ -29,6 +30,21 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
             )
             for state, query, _ in cursor.fetchall():
                 warnings.warn(f"A connection was left open, {state}: {query}", stacklevel=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_under_plain_names() -> None:
+    """Use no static files that a process prepared: pytest-django's live server finds files only under plain names."""
+    django_settings.STATIC_ROOT = django_settings.DATA_DIR / "static-of-tests"
+
+
+@pytest.fixture
+def wsgi_application(monkeypatch):
+    """Return the WSGI application, whose import otherwise prepares static files."""
+    monkeypatch.setattr("openhands_site.static_files.prepare", lambda: False)
+    from openhands_site.wsgi import application
+
+    return application
 
 
 @pytest.fixture(autouse=True)

@@ -51,11 +51,10 @@ class _Quiet(wsgiref.simple_server.WSGIRequestHandler):
 
 
 @pytest.fixture
-def wsgi_port(db, monkeypatch):
-    monkeypatch.setattr("openhands_site.static_files.prepare", lambda: False)  # for other tests
-    from openhands_site.wsgi import application
-
-    server = wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=_Quiet)
+def wsgi_port(db, wsgi_application):
+    server = wsgiref.simple_server.make_server(
+        "127.0.0.1", 0, wsgi_application, handler_class=_Quiet
+    )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     with contextlib.closing(server.socket):

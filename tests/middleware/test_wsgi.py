@@ -6,7 +6,6 @@ import pytest
 
 from openhands_site.serving.addresses import ClientAddressOfEnviron
 from openhands_site.serving.bodies import BodyLimitOfEnviron
-from openhands_site.wsgi import application
 
 
 def pass_through(peer, **headers):
@@ -58,7 +57,7 @@ def test_too_large_or_malformed_content_length_is_rejected(settings, length, sta
 
 
 @pytest.mark.django_db
-def test_application_responds_to_a_probe(settings):
+def test_application_responds_to_a_probe(settings, wsgi_application):
     settings.DATABASE_KEEP_SECONDS = 0
     statuses = []
     environ = {
@@ -66,7 +65,7 @@ def test_application_responds_to_a_probe(settings):
         "wsgi.input": io.BytesIO(), "wsgi.url_scheme": "http",
     }  # fmt: skip
 
-    response = application(environ, lambda line, headers: statuses.append(line))
+    response = wsgi_application(environ, lambda line, headers: statuses.append(line))
     response.close()
 
     assert statuses == ["200 OK"]

@@ -226,3 +226,7 @@ class TestNotPrepared:
 
         assert static_files.prepare() is False
         assert staticfiles_storage.url("css/base.css") == "/static/css/base.css"
+
+
+def test_test_processes_do_not_prepare_files(settings):
+    assert not settings.STATIC_ROOT.exists()
