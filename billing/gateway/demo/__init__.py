@@ -11,11 +11,11 @@ the reply.
 from billing.gateway import script
 from billing.gateway.demo import talk, turns
 from billing.gateway.demo.catalogue import UNDERSTANDING
+from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.reading import read
 from billing.gateway.demo.talk import EXAMPLES as EXAMPLES
 from billing.gateway.demo.tasks.rerunning import RERUN, RUN_AGAIN
 from billing.gateway.demo.turns import SUMMARY_MARK as SUMMARY_MARK
-from billing.gateway.demo.understanding import Declined, Order
 from billing.gateway.demo.workbench import Bench, Result, Stopped
 from billing.gateway.script import Json, Step
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from billing.gateway.demo.understanding import Order, Task
+from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.workbench import Bench, Text
 from billing.gateway.script import Step
 

@@ -6,19 +6,16 @@ request, so that nothing is done wrongly.
 """
 
 import re
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from billing.gateway.demo import vocabulary
+from billing.gateway.demo import vocabulary, wording
+from billing.gateway.demo.order import NUMBER, Declined, Order, Task
 from billing.gateway.demo.reading import MAX_REQUEST, Reading, find_fault, read
-from billing.gateway.demo.workbench import Bench, Text
-from billing.gateway.script import Step
+from billing.gateway.demo.workbench import Text
 
-NUMBER = r"(?:(?<![a-z0-9_.,])(?<!(?<!\d)-)(?P<{name}>\d{{1,9}})(?!\d|[.,]\d|[a-z_]))"
 _WORD = re.compile(r"(?<![\w⟦'])[a-z]{4,20}(?![\w'⟧])")
-_LEFT = re.compile(r"-?\d[\w.,]*|[^\W\d_⟦⟧]+(?:['-][^\W_⟦⟧]+)*|⟦[a-z]\d+⟧|[+*/^%$#@&<>=≤≥]")
 # Questions about something that may exist, which are no orders to make it.
 _ASKS = re.compile(
     r"^(?:(?:hi|hello|hey|please|so|and|but|ok|okay)[ ,!.]*)*(?:is(?! it possible)|are(?! you able)|"
@@ -28,6 +25,8 @@ _ASKS = re.compile(
 _CREATES = re.compile(
     r"\b(?:write|create|make|generate|implement|build|add|code)\b|写|创建|生成|做|新建|编"
 )
+MIN_HARMLESS = 5
+"""The minimum length of a mistyped word that may mean a harmless word."""
 _FOLLOWS = (
     "again|once more|one more time|another time|repeat|redo|the same|same thing|same|instead|rather|"
     "change|changed|make|now|but|this time|"
@@ -45,118 +44,6 @@ _BARE = tuple(
         "{n}",
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A task with the parameters of a request.
-
-    ``output`` is the name of the file to write, or None if the request names none.
-    """
-
-    task: "Task"
-    values: dict[str, Any] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
-    output: str | None = None
-    texts: tuple[str, ...] = ()
-    codes: tuple[tuple[str, str], ...] = ()
-    is_run: bool = True
-    reading: Reading = field(default_factory=Reading)
-
-
-class Declined(Exception):
-    """A request that is not carried out. ``reason`` says why, in both languages, or is None if no task fits."""
-
-    def __init__(self, reason: Text | None = None) -> None:
-        super().__init__(reason.english if reason else "")
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the catalogue.
-
-    ``needs`` are patterns that must all occur; ``words`` is a pattern of further words of the task. ``parameters`` are
-    patterns with named groups; "{n}", "{m}" and "{low}" in them stand for numbers. ``outputs`` and ``inputs`` are the
-    extensions of the files that it writes and reads. A file called like ``stems`` names the task, if the request
-    creates the file.
-    ``check`` completes the order or raises ``Declined``. ``carry_out`` yields the steps and returns the report.
-    """
-
-    key: str
-    title: Text
-    needs: tuple[str, ...]
-    carry_out: Callable[[Order, Bench], Generator[Step, Any, str]]
-    words: str = ""
-    parameters: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    max_inputs: int = 1
-    max_texts: int = 0
-    max_codes: int = 0
-    stems: str = ""
-    check: Callable[[Order], Order] | None = None
-    uses_tools: bool = True
-    may_ask: bool = False
-    """Whether a question ("how many rows …") is an order for the task."""
-    makes: bool = False
-    """Whether the task makes files, so that words like "write a program" are part of the request."""
-
-    @cached_property
-    def need_patterns(self) -> list[re.Pattern[str]]:
-        return [vocabulary.compile_words(need) for need in self.needs]
-
-    @cached_property
-    def parameter_patterns(self) -> list[re.Pattern[str]]:
-        return compile_parameters(self.parameters)
-
-    @cached_property
-    def vocabulary(self) -> re.Pattern[str]:
-        shared: tuple[str, ...] = (vocabulary.POLITE, vocabulary.POLITE_ZH)
-        if self.is_making:
-            shared = (
-                vocabulary.RUN,
-                vocabulary.RUN_ZH,
-                vocabulary.SAVE,
-                vocabulary.SAVE_ZH,
-                vocabulary.STYLE,
-                vocabulary.STYLE_ZH,
-                vocabulary.MAKING,
-                vocabulary.MAKING_ZH,
-                *shared,
-            )
-        return vocabulary.compile_words("|".join(filter(None, (*self.needs, self.words, *shared))))
-
-    @property
-    def is_making(self) -> bool:
-        return self.makes or bool(self.outputs)
-
-    @cached_property
-    def targets(self) -> frozenset[str]:
-        """The words to which a mistyped word may be corrected."""
-        common = {
-            "write",
-            "create",
-            "please",
-            "program",
-            "python",
-            "script",
-            "print",
-            "file",
-            "save",
-            "first",
-        }
-        return vocabulary.find_words((*self.needs, self.words, *self.parameters)) | common
-
-
-def compile_parameters(patterns: Sequence[str]) -> list[re.Pattern[str]]:
-    """Return patterns whose "{n}", "{m}" and "{low}" match a number, and call it so."""
-    numbers = {name: NUMBER.format(name=name) for name in ("n", "m", "low")}
-    return [
-        vocabulary.compile_words(re.sub(r"\{(n|m|low)\}", lambda m: numbers[m[1]], alternative))
-        for pattern in patterns
-        for alternative in vocabulary.split_alternatives(pattern)
-    ]
 
 
 @dataclass(slots=True)
@@ -180,7 +67,7 @@ class Understanding:
             vocabulary.NO_RUN,
             _FOLLOWS,
         )
-        self.known = vocabulary.find_words((*patterns, *shared))
+        self.known = vocabulary.find_words((*patterns, *shared)) | wording.read_words("other_work")
 
     def understand(
         self, request: str, *, before: Order | None = None, has_images: bool = False
@@ -222,24 +109,16 @@ class Understanding:
 
     def _match(self, task: Task, reading: Reading, *, is_follow: bool = False) -> _Match | None:
         text = self._correct(reading.text, task)
-        is_named = (
-            bool(task.stems)
-            and bool(_CREATES.search(text))
-            and any(
-                re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())
-                for name in reading.files
-            )
-        )
         if task.is_making and not task.may_ask and _ASKS.search(text):
             return None
-        missing = [p for p in task.need_patterns if not p.search(text)]
-        if not is_follow and missing and not is_named:
+        is_named = bool(task.stems and _CREATES.search(text)) and any(
+            re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())
+            for name in reading.files
+        )
+        if not (is_follow or is_named or all(p.search(text) for p in task.need_patterns)):
             return None
         values: dict[str, Any] = {}
-        is_run = True
-        rest, count = _NO_RUN.subn(" ¦ ", text)
-        if count:
-            is_run = False
+        rest, count = _NO_RUN.subn(_blank, text)
         for pattern in [*task.parameter_patterns, *(_BARE_PATTERNS if is_follow else ())]:
             if match := pattern.search(rest):
                 new = {
@@ -248,15 +127,19 @@ class Understanding:
                 if new.keys() & values.keys() or (values.get("bare") and new):
                     continue  # a second value for the same parameter stays uncovered
                 values |= new
-                rest = f"{rest[: match.start()]} ¦ {rest[match.end() :]}"
-        words = task.vocabulary if not is_follow else _with_follows(task)
-        rest = words.sub("¦", rest)
+                rest = f"{rest[: match.start()]}{_blank(match)}{rest[match.end() :]}"
+        patterns = [*task.word_patterns, *([_FOLLOW_WORDS] if is_follow else ())]
+        parts = wording.find_left(rest, patterns, is_making=task.is_making)
+        for forbidden in filter(
+            None, (task.forbidden, _TELLS if task.is_making and not task.may_ask else None)
+        ):
+            parts += [wording.Left(m.start(), m[0]) for m in forbidden.finditer(text)]
         left = []
         inputs: list[str] = []
         outputs: list[str] = []
         texts: list[str] = []
         codes: list[tuple[str, str]] = []
-        for token in _LEFT.findall(rest):
+        for _, token in parts:
             kind = token[1] if token.startswith("⟦") else ""
             index = int(token[2:-1]) if kind else 0
             if kind == "f" and self._take_file(task, reading.files[index], inputs, outputs):
@@ -275,21 +158,24 @@ class Understanding:
             outputs[0] if outputs else None,
             tuple(texts),
             tuple(codes),
-            is_run,
+            not count,
             reading,
         )
         return _Match(order, left)
 
     def _correct(self, text: str, task: Task) -> str:
-        """Return a text in which mistyped words are replaced by the words of a task that they mean."""
+        """Return a text in which mistyped words are replaced by words of a task, or by harmless words."""
 
         def replace_word(match: re.Match[str]) -> str:
             word = match[0]
-            return (
-                word if word in self.known else vocabulary.correct(word, self.known, task.targets)
-            )
+            if word in self.known or wording.is_harmless(word):
+                return word
+            meant = vocabulary.correct(word, self.known, task.targets)
+            if meant == word and len(word) >= MIN_HARMLESS:
+                meant = vocabulary.correct(word, self.known, wording.read_words("harmless_english"))
+            return meant
 
-        return _WORD.sub(replace_word, text)
+        return _WORD.sub(replace_word, wording.write_in_full(text))
 
     @staticmethod
     def _take_file(task: Task, name: str, inputs: list[str], outputs: list[str]) -> bool:
@@ -346,15 +232,16 @@ _AGAIN = vocabulary.compile_words(
     "again|once more|repeat|redo|retry|rerun|re-run|one more time|another time|run it|再来|再次|重新|重来|"
     "重做|重试|再做|再运行|再跑|再试|一遍|一次"
 )
-_FOLLOW_PATTERNS: dict[str, re.Pattern[str]] = {}
+_FOLLOW_WORDS = vocabulary.compile_words(f"{_FOLLOWS}|{_FOLLOWS_ZH}")
+# Explanations, which a program does not give.
+_TELLS = vocabulary.compile_words(
+    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|whether|what a)"
+)
 
 
-def _with_follows(task: Task) -> re.Pattern[str]:
-    if task.key not in _FOLLOW_PATTERNS:
-        _FOLLOW_PATTERNS[task.key] = re.compile(
-            f"{vocabulary.compile_words(f'{_FOLLOWS}|{_FOLLOWS_ZH}').pattern}|{task.vocabulary.pattern}"
-        )
-    return _FOLLOW_PATTERNS[task.key]
+def _blank(match: re.Match[str]) -> str:
+    """Return characters in the place of a match, so that all other parts keep their places."""
+    return "¦" * len(match[0])
 
 
 def _complete(order: Order) -> Order:

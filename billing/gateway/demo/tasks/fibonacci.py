@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.primes import PRIMES
 from billing.gateway.demo.tasks.programs import (
     BELOW,
@@ -14,7 +15,6 @@ from billing.gateway.demo.tasks.programs import (
     write_and_run,
     write_text,
 )
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Text
 
 _FIBONACCI = '''"""Print {title}."""

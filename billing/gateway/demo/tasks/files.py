@@ -5,8 +5,8 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -139,6 +139,10 @@ LIST = Task(
             "repository)[a-z0-9_][a-z0-9_.-]{0,60}) (?:folder|directory|subfolder|dir)"
         ),
         f"(?:{_KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
+    ),
+    forbids=(
+        "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|new|newest|"
+        "last|latest|since|before|after|ago|weeks?|months?)|why|今天|昨天|最近|之前|以前|之后"
     ),
     inputs=("*",),
     check=_check_folder,

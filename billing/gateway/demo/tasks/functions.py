@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -65,7 +65,13 @@ def _do_function(order: Order, bench: Bench) -> Generator[Step, Any, str]:
 
 
 def _make(
-    key: str, english: str, chinese: str, *needs: str, words: str = "", stems: str = ""
+    key: str,
+    english: str,
+    chinese: str,
+    *needs: str,
+    words: str = "",
+    stems: str = "",
+    forbids: str = "every|each|all|每个|所有|全部",
 ) -> Task:
     return Task(
         key=key,
@@ -74,6 +80,7 @@ def _make(
         words=f"{_WORDS}|{words}" if words else _WORDS,
         outputs=("py",),
         stems=stems or f"^{key}$",
+        forbids=forbids,
         carry_out=_do_function,
     )
 

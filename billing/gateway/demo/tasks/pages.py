@@ -4,8 +4,8 @@ import re
 from collections.abc import Generator
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -110,6 +110,7 @@ TODO = Task(
         "前端|纯|原生|美观|漂亮|响应式|深色模式|暗黑模式|手机|移动端|简洁|现代|功能|带|有|html|css|"
         "javascript|离线|无需后端|不需要后端|单文件|管理|小|里"
     ),
+    forbids="things to do",
     outputs=("html", "htm"),
     stems="^to-?do|待办",
     check=_check_todo,

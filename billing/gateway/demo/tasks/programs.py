@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Generator
 from typing import Any
 
-from billing.gateway.demo.understanding import Declined, Order
+from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 

@@ -3,8 +3,8 @@
 from collections.abc import Generator
 from typing import Any
 
+from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Order, Task
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
 from billing.gateway.script import Step
 

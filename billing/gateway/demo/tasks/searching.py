@@ -3,8 +3,8 @@
 import shlex
 from dataclasses import replace
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import HERE, Report
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 
 # --- Search -------------------------------------------------------------------------
@@ -78,6 +78,7 @@ SEARCH = Task(
         "grep (?:for )?(?P<term>[a-z0-9_]{2,40})(?= in|$|[.?!])",
     ),
     max_texts=1,
+    forbids="todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
     check=_check_search,
     carry_out=_do_search,
 )
@@ -144,6 +145,10 @@ GIT = Task(
     parameters=(
         ("(?:the )?(?:last|latest|recent|newest|most recent|past) {n}(?: git)? ?(?=commits?)"),
         "最近的?{n}(?:次|个|条)(?:的)?",
+    ),
+    forbids=(
+        "should|since|yesterday|today|tonight|weeks?|months?|years?|days?|hours?|ago|before|after|by|who|whose|"
+        "why|how|author|between|every|昨天|今天|前天|上周|本周|这周|谁|为什么|怎么|之前|以前|以后"
     ),
     carry_out=_do_git,
 )

@@ -4,9 +4,9 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import tell_missing
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
 from billing.gateway.script import Step
 
