@@ -10,10 +10,23 @@ import pytest
 
 from billing.gateway.demo.catalogue import UNDERSTANDING
 from billing.gateway.demo.order import Declined, Order
-from billing.gateway.demo.talk import EXAMPLES
+from billing.gateway.demo.offers import EXAMPLES
 
 TABLE = Path(__file__).with_name("demo_requests.txt").read_text(encoding="utf-8").splitlines()
-_OWN = {"n", "m", "low", "below", "is_script", "span", "said", "hello", "term", "shell2", "folder"}
+_OWN = {
+    "n",
+    "m",
+    "low",
+    "below",
+    "is_script",
+    "is_exact",
+    "span",
+    "said",
+    "hello",
+    "term",
+    "shell2",
+    "folder",
+}
 
 
 def understand(request: str, before: Order | None = None) -> Order | None:

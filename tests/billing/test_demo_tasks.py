@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from billing.gateway.demo.talk import EXAMPLES
+from billing.gateway.demo.offers import EXAMPLES
 from tests.demo_prompts import FOREIGN, Sandbox, Tools
 from tests.prepare import engine_dir
 

@@ -96,6 +96,8 @@ class Task:
     uses_tools: bool = True
     may_ask: bool = False
     """Whether a question ("how many rows …") is an order for the task."""
+    max_unknown: int = 0
+    """How many unknown words an answer in words tolerates, if nothing asks for work."""
     forbids: str = ""
     """A pattern of words that ask for more than the task does, although each is harmless in other requests."""
     makes: bool = False

@@ -94,6 +94,12 @@ class Understanding:
                     return _complete(match.order)
                 except Declined as declined:
                     reasons.append(declined)
+        if not (reading.files or reading.codes or any(m.order.task.uses_tools for m in matches)):
+            for match in matches:
+                if len(match.left) <= match.order.task.max_unknown and not any(
+                    _asks_for_work(part) for part in match.left
+                ):
+                    return match.order
         if before and (order := self._follow(before, reading)):
             return _complete(order)
         if reasons:
@@ -228,6 +234,7 @@ class Understanding:
 
 _NO_RUN = vocabulary.compile_words(f"{vocabulary.NO_RUN}")
 _BARE_PATTERNS = [vocabulary.compile_words(pattern) for pattern in _BARE]
+_MAKING = vocabulary.compile_words(f"{vocabulary.MAKING}|{vocabulary.MAKING_ZH}")
 _AGAIN = vocabulary.compile_words(
     "again|once more|repeat|redo|retry|rerun|re-run|one more time|another time|run it|再来|再次|重新|重来|"
     "重做|重试|再做|再运行|再跑|再试|一遍|一次"
@@ -237,6 +244,15 @@ _FOLLOW_WORDS = vocabulary.compile_words(f"{_FOLLOWS}|{_FOLLOWS_ZH}")
 _TELLS = vocabulary.compile_words(
     "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|whether|what a)"
 )
+
+
+def _asks_for_work(part: str) -> bool:
+    return (
+        part in wording.read_words("other_work")
+        or not part.isalpha()
+        or bool(_MAKING.fullmatch(part))
+        or any(word in part for word in wording.read_words("other_work_chinese"))
+    )
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -55,8 +55,19 @@ def read_words(name: str) -> frozenset[str]:
     return frozenset(word for line in _read_lines(name) for word in line.split())
 
 
+def read_blocks(name: str) -> list[list[str]]:
+    """Return the lines of a list as blocks. A line in brackets begins a block."""
+    blocks: list[list[str]] = []
+    for line in _read_lines(name):
+        if line.startswith("["):
+            blocks.append([])
+        blocks[-1].append(line)
+    return blocks
+
+
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
+    text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
     return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
 
 

@@ -98,11 +98,11 @@ LIST = Task(
             "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
             "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
             "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
-            "打印|罗列|数一下|统计|告诉"
+            "打印|罗列|数一下|统计|告诉|啥|what's in here|what is in here|what do we have here|what have we got here"
         ),
         (
             "dir|files?|filenames?|file names?|director(?:y|ies)|folders?|contents?|ls|workspace|文件|"
-            "目录|文件夹|内容|东西"
+            "目录|文件夹|内容|东西|what's in here|what is in here|what do we have here|what have we got here"
         ),
     ),
     words=(
@@ -282,7 +282,7 @@ SHOW = Task(
     needs=(
         (
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
-            "is in|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
+            "is in|写了什么|写了啥|写的什么|写的啥|写了些什么|有啥|写着什么|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
         "(?=⟦f)",
     ),

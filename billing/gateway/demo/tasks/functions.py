@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from billing.gateway.demo.order import Order, Task
+from billing.gateway.demo.tasks.examples import NUMBERS, WORDS, check_examples, write_examples
 from billing.gateway.demo.tasks.programs import quote
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
@@ -36,7 +37,9 @@ def _do_function(order: Order, bench: Bench) -> Generator[Step, Any, str]:
         *([bench.say("Run its checks", "运行检查")] if order.is_run else []),
     )
     yield from bench.look(name_asked.rpartition("/")[0])
-    path = yield from bench.create(name_asked, _read(name))
+    end = '    print("All checks passed.")\n'
+    program = _read(name).replace(end, write_examples(order) + end)
+    path = yield from bench.create(name_asked, program)
     title = order.task.title
     written = bench.say(
         f"I wrote `{path}`: {title.english}.{bench.tell_name(name_asked, path)}",
@@ -71,6 +74,7 @@ def _make(
     *needs: str,
     words: str = "",
     stems: str = "",
+    parameters: tuple[str, ...] = (),
     forbids: str = "every|each|all|每个|所有|全部",
 ) -> Task:
     return Task(
@@ -78,6 +82,9 @@ def _make(
         title=Text(english, chinese),
         needs=needs,
         words=f"{_WORDS}|{words}" if words else _WORDS,
+        parameters=parameters,
+        max_texts=2 if parameters == WORDS else 0,
+        check=check_examples if parameters else None,
         outputs=("py",),
         stems=stems or f"^{key}$",
         forbids=forbids,
@@ -101,23 +108,30 @@ FUNCTIONS = (
         "reverse_string",
         "a function that reverses a string",
         "反转字符串的函数",
-        "revers(?:e|es|ing|al)|backwards?|flips?|反转|翻转|倒序|颠倒|逆序|倒过来|逆转",
+        "revers(?:e|es|ing|al)|backwards?|back to front|flips?|反过来|翻过来|倒着|反着|反转|翻转|倒序|颠倒|逆序|倒过来|逆转",
         "strings?|texts?|words?|字符串|文本|单词|字符",
-        words="characters?|letters?|order|the order of",
+        words="turns?|turning|spells?|characters?|letters?|order|the order of|变|成|写",
+        parameters=WORDS,
     ),
     _make(
         "palindrome",
         ("a function that checks whether a text is a palindrome"),
         "判断回文的函数",
-        "palindromes?|palindromic|回文",
-        words="strings?|texts?|words?|checker|phrases?|字符串|文本|单词|数",
+        (
+            "palindromes?|palindromic|(?:reads?|spelled|spelt|is|are|be|looks?)? ?(?:the )?same (?:from |in |on )?(?:both "
+            "(?:sides?|ways|directions|ends)|(?:forwards?|front) (?:and|as|or) (?:backwards?|back)|backwards? (?:and|as|or) "
+            "forwards?)|正(?:着|过来)?读?(?:和|跟|与)?[倒反](?:着|过来)?读?(?:都|是)*一样的?|回文"
+        ),
+        parameters=WORDS,
+        words="(?:they )?(?:always )?asks?(?: about)?|for|strings?|texts?|words?|checker|phrases?|字符串|文本|单词|数",
     ),
     _make(
         "factorial",
         "a function that computes the factorial of a number",
         "计算阶乘的函数",
-        "factorials?|阶乘",
-        words="numbers?|integers?|of a number|calculator|整数|数字|数",
+        "factorials?|阶乘|\\d{1,3}! ?= ?\\d{1,20}(?=.*(?:any number|python|function))",
+        words="numbers?|integers?|of a number|calculator|any|how do i make python do that|n|的|整数|数字|数|多少",
+        parameters=NUMBERS,
     ),
     _make(
         "count_vowels",
@@ -125,14 +139,16 @@ FUNCTIONS = (
         "统计元音字母的函数",
         "vowels?|元音",
         "counts?|counting|how many|number of|统计|数|多少|个数|计数",
-        words="strings?|texts?|words?|letters?|字符串|文本|单词|字母",
+        words="strings?|texts?|words?|letters?|sentences?|phrases?|has|字符串|文本|单词|字母|句子|一句话|字",
+        parameters=WORDS,
     ),
     _make(
         "greatest_common_divisor",
         "a function that computes the greatest common divisor of two numbers",
         "求最大公约数的函数",
-        "greatest common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
+        "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
         words="numbers?|integers?|2|of 2|两|个|整数|数字|数",
+        parameters=NUMBERS,
     ),
     _make(
         "leap_year",
@@ -140,6 +156,7 @@ FUNCTIONS = (
         "判断闰年的函数",
         "leap[ -]?years?|闰年",
         words="years?|calendar|年份|年",
+        parameters=NUMBERS,
     ),
     _make(
         "temperature",

@@ -107,12 +107,14 @@ REPAIR = Task(
             "缺陷|bug|问题|漏洞|故障|代码库"
         ),
         (
-            "fix(?:es|ing)?|repairs?|repairing|bugs?|debug(?:ging)?|broken|failing|correct|solve|"
+            "fix(?:es|ing)?|repairs?|repairing|bugs?|debug(?:ging)?|broken|failing|fails?|wrong|does not work|doesn't work|not working|correct|solve|"
             "resolve|错误|缺陷|bug|问题|漏洞|故障|修|调试|失败"
         ),
     ),
     words=(
-        "take|project's|repo's|repository's|sample|demo|example|bundled|built[- ]?in|included|fix|"
+        "fails?|failed|wrong|what's wrong|what is wrong|why|does not work|doesn't work|not working|won't run|crashes|"
+        "crashing|red|green|一直过不了|过不了|跑不通|不通过|通不过|没通过|跑不起来|运行不了|运行不通|坏了?|修一下|修修|修下|"
+        "好像|出错|报错|不对|哪里不对|哪里错了|take|project's|repo's|repository's|sample|demo|example|bundled|built[- ]?in|included|fix|"
         "fixes|fixing|fixed|repair|repairs|"
         "repairing|correct|solve|resolve|find|finds|finding|locate|debug|debugging|look for|spot|hunt|"
         "bugs?|error|errors|problem|issue|defect|failing|broken|tests?|test|passes|pass|"
