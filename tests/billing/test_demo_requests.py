@@ -55,6 +55,7 @@ def tell(order: Order | None) -> str:
     elif "n" in values:
         parts.append(str(values["n"]))
     parts += [f"“{values[name]}”" for name in ("term",) if values.get(name)]
+    parts += [f"for {values[name]}" for name in ("inputs", "numbers") if name in values]
     parts += [f"in {values['folder']}"] if values.get("folder") else []
     parts += sorted(name for name in values.keys() - _OWN if name != "text")
     parts += [f"“{values['text']}”"] if "text" in values else []

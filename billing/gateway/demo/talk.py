@@ -105,6 +105,10 @@ _ANSWERS = {
         "I understand simple requests in English and in Chinese, and no other language.",
         "我能理解简单的中文和英文请求，不会其他语言。",
     ),
+    "online": Text(
+        "I do not use the internet. I am a part of this server and work only with the files of this conversation.",
+        "我不使用互联网。我是这台服务器的一部分，只处理这个对话里的文件。",
+    ),
     "useless": Text(
         "I am sorry. I know only a few small tasks; a real model can do more.",
         "抱歉，我只会几种小任务；真正的模型能做更多。",
@@ -116,6 +120,8 @@ _ANSWERS = {
     "help": Text("", ""),
     "who": Text("", ""),
 }
+SHORT = frozenset({"hello", "thanks", "bye", "okay", "chat"})
+"""Topics whose words may occur in requests for tasks too, so that the tasks come first."""
 _LONG = {"help", "hello", "who"}
 
 

@@ -67,7 +67,9 @@ class Understanding:
             vocabulary.NO_RUN,
             _FOLLOWS,
         )
-        self.known = vocabulary.find_words((*patterns, *shared)) | wording.read_words("other_work")
+        self.known = wording.read_words("other_work") | vocabulary.find_words(
+            (*patterns, *shared, *wording.read_lines("harmless_phrases"))
+        )
 
     def understand(
         self, request: str, *, before: Order | None = None, has_images: bool = False
@@ -242,7 +244,9 @@ _AGAIN = vocabulary.compile_words(
 _FOLLOW_WORDS = vocabulary.compile_words(f"{_FOLLOWS}|{_FOLLOWS_ZH}")
 # Explanations, which a program does not give.
 _TELLS = vocabulary.compile_words(
-    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|whether|what a)"
+    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|whether|what a)|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
+    "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
+    "有什么用|有啥用|有什么意义|是什么意思|为什么|历史"
 )
 
 

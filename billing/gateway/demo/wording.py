@@ -31,7 +31,7 @@ _CIRCUMSTANCES = (
 _WISHES = re.compile(
     r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
     r"show|let|use|uses|using|only|just|with|expects?|asks?|asked|can you|could you|will you|write|create|add|print|"
-    r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep|looking for)\b"
+    r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|it|them|all)|looking for)\b"
 )
 _CIRCUMSTANCES_ZH = re.compile(
     r"(?:因为|由于|其实|最近|今天|昨天|明天|刚才|听说)*(?:我们?|俺|咱们?|老师|老板|领导|同事|朋友|孩子|儿子|女儿|面试官|公司|学校)"
@@ -52,13 +52,13 @@ class Left(NamedTuple):
 @cache
 def read_words(name: str) -> frozenset[str]:
     """Return the words of a list in the folder ``words``."""
-    return frozenset(word for line in _read_lines(name) for word in line.split())
+    return frozenset(word for line in read_lines(name) for word in line.split())
 
 
 def read_blocks(name: str) -> list[list[str]]:
     """Return the lines of a list as blocks. A line in brackets begins a block."""
     blocks: list[list[str]] = []
-    for line in _read_lines(name):
+    for line in read_lines(name):
         if line.startswith("["):
             blocks.append([])
         blocks[-1].append(line)
@@ -167,20 +167,21 @@ _WORD = re.compile(r"(?<![\w⟦'])[a-z][a-z']*(?![\w'⟧])")
 
 
 @cache
-def _read_lines(name: str) -> tuple[str, ...]:
+def read_lines(name: str) -> tuple[str, ...]:
+    """Return the lines of a list in the folder ``words``, without comments."""
     lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line.strip() and not line.startswith("#"))
 
 
 @cache
 def _short_forms() -> dict[str, str]:
-    return dict(line.split(" = ") for line in _read_lines("shorthand"))
+    return dict(line.split(" = ") for line in read_lines("shorthand"))
 
 
 @cache
 def _phrases() -> re.Pattern[str]:
     return re.compile(
-        rf"(?<![a-z0-9_'])(?:{'|'.join(_read_lines('harmless_phrases'))})(?![a-z0-9_'])"
+        rf"(?<![a-z0-9_'])(?:{'|'.join(read_lines('harmless_phrases'))})(?![a-z0-9_'])"
     )
 
 

@@ -21,6 +21,7 @@ _TRY = (
 WORDS = (
     rf"(?:{_LEAD})?(?P<input>{_WORD}) ?(?:->|=>|→|becomes|gives|变成|变为|得到) ?(?P<output>{_WORD})",
     rf"(?:{_LEAD})?(?P<input>{_WORD}) (?:has|=|->|=>) ?(?P<output>\d{{1,3}})(?: vowels)?",
+    r"(?:in|of|for) (?P<inputs>⟦t\d+⟧)",
     rf"(?:{_LEAD}|{_TRY} ?)(?P<inputs>{_WORD}(?:(?:,| or| and|, and|、|和|或者?) ?{_WORD})*)(?= ?[,.;:!?，。；！？¦]|$)",
 )
 """Patterns of examples of a function of a text."""

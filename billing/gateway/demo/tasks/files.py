@@ -239,7 +239,7 @@ EXPLAIN = Task(
         f"{_THIS_FILE}|{HERE}|do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
-        "的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|功能|怎么|工作|它|主要|结构|函数"
+        "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|功能|怎么|工作|它|主要|结构|函数"
     ),
     inputs=("*",),
     check=_check_file,
@@ -293,6 +293,10 @@ SHOW = Task(
     parameters=(
         "(?:the )?(?:first|top) {n} lines(?: of)?|前{n}行",
         "(?P<tail>(?:the )?last {n} lines(?: of)?)|(?P<tail>(?:最后|末尾|后){n}行)",
+    ),
+    forbids=(
+        "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|does|"
+        "干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),
     check=_check_file,

@@ -93,7 +93,7 @@ FIZZBUZZ = Task(
         "rules?|list|replace|replaces|replaced|instead|instead of|"
         "number|both|otherwise|else|if|when|or|all|each|every|the number itself|itself|programming|"
         f"{_MULTIPLES} (?:3s? (?:and|&|or) 5s?|3|5|15)|"
-        "(?:fizz|buzz)(?: for| on| if| when| at| every|,|:| =| ->| =>)* ?(?:all |the |every |multiples of )*(?:3|5|15)s?|"
+        "(?:should|must|will) (?:be|become|print|say)|multiples of both|divisible by both|(?:fizz|buzz)(?: for| on| if| when| at| every|,|:| =| ->| =>)* ?(?:all |the |every |multiples of )*(?:3|5|15)s?|"
         "(?:逢|遇到?|碰到)(?:[35三五]|15)(?:的?倍数)?(?:就)?(?:报|说|喊|输出|打印|显示|写)?|报|喊|数数|"
         "(?:(?:they|people|interviewers?) )?(?:always |often )?(?:asks?|asked)(?: me| us)?(?: for)?|"
         "(?:能|可以)?(?:同时)?(?:被)?(?:3和5|3与5|15|3|5)(?:的)?(?:公?倍数|整除)(?:的)?(?:数字?)?|"
@@ -107,7 +107,7 @@ FIZZBUZZ = Task(
         "(?:小于等于|不大于|不超过|直到|最大(?:到|为)?|到|至){m}(?:为止|以内)*",
         "{m}(?:以内|之内|以下)",
         "(?:the )?(?:first|initial) {n}(?: numbers?)?",
-        "{n} (?:numbers?|lines?|times|rounds|values|steps|entries|items)",
+        "{n} (?:numbers?|lines?|rounds|values|steps|entries|items)",
         "前{n}个?|{n}个数?",
         *SEPARATORS[:1],
     ),

@@ -121,7 +121,7 @@ PRIMES = Task(
         "(?:1|one) and (?:themselves|itself)|只能被(?:1|一)和(?:它)?(?:自己|自身|本身)整除的?数?|primes?(?: numbers?)?|prime[- ]numbers?|primenumbers?|素数|质数",
     ),
     words=(
-        "numbers?|numbers|list|lists|listing|all|all the|every|find|finds|finding|calculate|calculates|"
+        "check(?:s|ing)? (?:all|every|each|the) (?:of the )?numbers?|numbers?|numbers|list|lists|listing|all|all the|every|find|finds|finding|calculate|calculates|"
         "calculating|compute|computes|computing|determine|"
         "print|prints|printing|printed|output|outputs|outputting|outputs|return|returns|that|values?|"
         "sequence|series|what are|what're|which are|who|tool|"
@@ -149,6 +149,10 @@ PRIMES = Task(
             "(?P<sieve>(?:with|using|by|use)?(?: the| a)? ?sieve(?: of eratosthenes)?(?: algorithm| "
             "method)?|(?:用|使用)?(?:埃氏|埃拉托斯特尼)?筛法?)"
         ),
+    ),
+    forbids=(
+        "the (?:next |last |first )?prime(?: number)? (?:before|below|under|after|above)|adds? up|adding up|"
+        "有几个|几个[素质]数|多少个"
     ),
     outputs=("py", "txt"),
     stems="prime|素数|质数",

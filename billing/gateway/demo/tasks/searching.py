@@ -68,7 +68,7 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
-            "find|finds|search|searches|searching|grep|look for|locate|list|show|where|which|any|every place|all places|查找|"
+            "哪里|哪儿|哪些|在哪|find|finds|search|searches|searching|grep|look for|locate|list|show|where|which|any|every place|all places|查找|"
             "搜索|寻找|找出|找到|找|列出|搜|查"
         ),
         "(?=⟦t)|(?:word|term|string) [a-z0-9_]{2,40}|grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|待办注释|todo注释|"
@@ -144,7 +144,7 @@ GIT = Task(
             "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
             "this |my )?(?:git |repo)|uncommitted|what(?: has|'s| is| have i)? changed|which branch|"
-            "what branch|current branch|(?:did|have) (?:i|we) (?:change|changed|commit|committed)|not (?:yet )?committed|"
+            "what branch|current branch|(?:did|have|has) (?:i|we|anything|something|any files?) (?:been )?(?:change|changed|commit|committed)|(?:is|are) (?:we|this|it|there) (?:in )?(?:a )?git|git(?:现在|目前)?是?(?:什么|啥)(?:状态|情况)|最近有?(?:哪些|什么|几次)提交|没有?提交的?(?:代码|改动|文件|东西)|not (?:yet )?committed|"
             "(?:last|latest|recent|newest) commits?|pending changes|working tree|unsaved changes|没有?提交|未提交|"
             "(?:有没有|哪些|什么)改动|最近提交|提交记录|提交历史|最近的?提交|git状态|git日志|git 状态|git "
             "日志|git 仓库|git仓库|次提交|"
@@ -155,7 +155,7 @@ GIT = Task(
         f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
-        "anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |the |our )?last "
+        "what|git|in a|代码|东西|情况|anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |the |our )?last "
         "commit|not (?:yet )?committed|committed|commit|not|working tree|"
         "有没有|没有|还没有?|没|未|改过|动过|未提交|几次|几个|几条|看|查看|显示|总结|概括|状态|日志|历史|提交|记录|最近|最新|分支|的|次|条|哪个|是|什么|有|哪些|"
         "变化|改动|修改|仓库|检查"
@@ -165,6 +165,7 @@ GIT = Task(
         "最近的?{n}(?:次|个|条)(?:的)?",
     ),
     forbids=(
+        "(?:please|and|then|to|can you|could you) commit|git commit|commit (?:my|it|them|this|these|everything|all|the (?:changes|rest|files))|"
         "should|since(?! (?:my |the |our )?last commit)|yesterday|today|tonight|weeks?|months?|years?|days?|hours?|ago|before|after|by|who|whose|"
         "why|how|author|between|every|昨天|今天|前天|上周|本周|这周|谁|为什么|怎么|之前|以前|以后"
     ),
