@@ -14,18 +14,21 @@ from billing.gateway.demo.offers import EXAMPLES
 
 TABLE = Path(__file__).with_name("demo_requests.txt").read_text(encoding="utf-8").splitlines()
 _OWN = {
-    "n",
-    "m",
-    "low",
-    "below",
-    "is_script",
-    "is_exact",
-    "span",
-    "said",
-    "hello",
-    "term",
-    "shell2",
-    "folder",
+    *(
+        "n",
+        "m",
+        "low",
+        "below",
+        "is_script",
+        "is_exact",
+        "span",
+        "said",
+        "hello",
+        "term",
+        "shell2",
+        "folder",
+    ),
+    *("inputs", "numbers", "input", "output", "yes", "no"),
 }
 
 

@@ -40,6 +40,7 @@ COMMON = frozenset(
         "string",
     }
     | {"lines", "words", "summarize", "explain", "fizzbuzz", "fibonacci"}
+    | {"analyse", "analyze", "summarise", "organise", "organize"}
 )
 """Frequent words to which a mistyped word may be corrected in a request for any task."""
 

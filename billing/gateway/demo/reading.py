@@ -116,7 +116,13 @@ def read(request: str) -> Reading:
     text = _ADDRESS.sub(" ⟦u0⟧ ", text)
     text = _QUOTED.sub(keep_quoted, text)
     text = _FILE.sub(keep_file, text)
-    text = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").lower()
+    # A full-width comma between numbers separates them; "1,000" is one number.
+    text = (
+        unicodedata.normalize("NFKC", re.sub(r"[，、]", "， ", text))
+        .replace("’", "'")
+        .replace("‘", "'")
+        .lower()
+    )
     text = text.translate(_TRADITIONAL)
     for term, other in _TERMS.items():
         text = text.replace(term, other)

@@ -26,12 +26,13 @@ def _read_topics() -> tuple[Task, ...]:
         (key, unknown), *lines = block[0].strip("[]").split(), *block[1:]
         conditions: list[list[str]] = [[]]
         words: list[str] = []
+        forbidden: list[str] = []
         for line in lines:
             kind, _, patterns = line.partition(" ")
             if kind == "and":
                 conditions.append([])
             else:
-                own = conditions[-1] if kind == "need" else words
+                own = {"need": conditions[-1], "word": words, "not": forbidden}[kind]
                 own += patterns.replace("{ask}", _ASK).split(" | ")
         tasks.append(
             Task(
@@ -39,6 +40,7 @@ def _read_topics() -> tuple[Task, ...]:
                 title=Text(key, key),
                 needs=tuple("|".join(condition) for condition in conditions),
                 words="|".join(words),
+                forbids="|".join(forbidden),
                 uses_tools=False,
                 max_unknown=int(unknown),
                 carry_out=_no_steps,

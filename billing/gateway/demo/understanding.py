@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from billing.gateway.demo import vocabulary, wording
-from billing.gateway.demo.order import NUMBER, Declined, Order, Task
+from billing.gateway.demo.order import COMMON, NUMBER, Declined, Order, Task
 from billing.gateway.demo.reading import MAX_REQUEST, Reading, find_fault, read
 from billing.gateway.demo.workbench import Text
 
@@ -67,8 +67,10 @@ class Understanding:
             vocabulary.NO_RUN,
             _FOLLOWS,
         )
-        self.known = wording.read_words("other_work") | vocabulary.find_words(
-            (*patterns, *shared, *wording.read_lines("harmless_phrases"))
+        self.known = (
+            COMMON
+            | wording.read_words("other_work")
+            | vocabulary.find_words((*patterns, *shared, *wording.read_lines("harmless_phrases")))
         )
 
     def understand(
@@ -98,9 +100,7 @@ class Understanding:
                     reasons.append(declined)
         if not (reading.files or reading.codes or any(m.order.task.uses_tools for m in matches)):
             for match in matches:
-                if len(match.left) <= match.order.task.max_unknown and not any(
-                    _asks_for_work(part) for part in match.left
-                ):
+                if len(match.left) <= match.order.task.max_unknown and _is_talk(match):
                     return match.order
         if before and (order := self._follow(before, reading)):
             return _complete(order)
@@ -244,18 +244,21 @@ _AGAIN = vocabulary.compile_words(
 _FOLLOW_WORDS = vocabulary.compile_words(f"{_FOLLOWS}|{_FOLLOWS_ZH}")
 # Explanations, which a program does not give.
 _TELLS = vocabulary.compile_words(
-    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|whether|what a)|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
+    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
     "有什么用|有啥用|有什么意义|是什么意思|为什么|历史"
 )
 
 
-def _asks_for_work(part: str) -> bool:
-    return (
+def _is_talk(match: _Match) -> bool:
+    """Return whether nothing in a request, with parts that are not understood, asks for work."""
+    forbidden = match.order.task.forbidden
+    return not (forbidden and forbidden.search(match.order.reading.text)) and not any(
         part in wording.read_words("other_work")
         or not part.isalpha()
-        or bool(_MAKING.fullmatch(part))
+        or _MAKING.search(part)
         or any(word in part for word in wording.read_words("other_work_chinese"))
+        for part in match.left
     )
 
 

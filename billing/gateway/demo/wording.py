@@ -19,14 +19,14 @@ _TOKEN = re.compile(
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _CLAUSE_END = re.compile(
-    r"[.!?](?=\s|$)|[;:,()。！？；：，、（）…~～\n]| - | (?=but |so could |could you |can you )"
+    r"[.!?](?=\s|$)| and (?=(?:my|our|i|i'm|we|he|she|they) )|[;:,()。！？；：，、（）…~～\n]| - | (?=but |so could |could you |can you )"
 )
 # A clause about the user's circumstances: it begins with a person, and wishes nothing.
 _CIRCUMSTANCES = (
     r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|although|though) )*"
     r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|he|he's|she|she's|they|they're|somebody|someone|everybody|everyone|people"
     r"|(?:my|our|his|her) (?:little |old |older |younger |best |new |\d+[ -]year[ -]old )?(?:{people})(?:'s)?"
-    r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i)\b"
+    r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i|as an? [a-z]+(?: [a-z]+)?,? i)\b"
 )
 _WISHES = re.compile(
     r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
@@ -67,6 +67,8 @@ def read_blocks(name: str) -> list[list[str]]:
 
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
+    text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)
+    text = re.sub(r"\bw/ ?(?=[a-z])", "with ", text)
     text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
     return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
 

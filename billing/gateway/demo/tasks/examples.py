@@ -12,10 +12,11 @@ from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.workbench import Text
 
 MAX_NUMBER = 1_000
-_WORD = r"(?:⟦t\d+⟧|[a-z]{1,30})"
+_WORD = r"(?:⟦t\d+⟧|(?!(?:and|or|it|that|this|the|an?|to|which|function|string|word|text|back|you|me|in|of|for)\b)[a-z]{1,30})"
 _LEAD = r"(?:(?:for |an )?examples?|for instance|e\.g\.|eg|like|such as|比如说?|例如|像|譬如)[:：,，]? ?"
 _TRY = (
-    r"(?:(?:please |then |and |also )*(?:test|tested|try|run|call|check|show|demonstrate)(?: it)?(?: out)? (?:with|for|on)"
+    r"(?:(?:please |then |and |also )*(?:test|tested|try|run|call|show|demonstrate)(?: it)?(?: out)? (?:with|for|on)"
+    r"|(?:show|give|print|tell)(?: me)? (?:the |its )?(?:results?|output|answer|value) (?:for|of|with)"
     rf"|{_LEAD}|(?:再|并|然后|顺便|最后)*(?:用|算|计算|测试|试|求)(?:一?下|出)?)"
 )
 WORDS = (

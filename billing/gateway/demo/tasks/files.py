@@ -106,7 +106,7 @@ LIST = Task(
         ),
     ),
     words=(
-        f"{HERE}|names?|all|all of|every|everything|available|existing|do i have|do we have|i have|we "
+        f"{HERE}|in total|total|altogether|names?|all|all of|every|everything|available|existing|do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
         "currently|does|at|sizes?|with (?:their )?(?:sizes?|details)|details|detailed|long|including "
@@ -142,7 +142,7 @@ LIST = Task(
     ),
     forbids=(
         "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|new|newest|"
-        "last|latest|since|before|after|ago|weeks?|months?)|why|今天|昨天|最近|之前|以前|之后"
+        "last|latest|since|before|after|ago|weeks?|months?)|why|你是|您是|今天|昨天|最近|之前|以前|之后"
     ),
     inputs=("*",),
     check=_check_folder,
@@ -223,7 +223,7 @@ EXPLAIN = Task(
     title=Text("an overview of a file", "介绍一个文件"),
     needs=(
         (
-            "(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
+            "what do|(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
             "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
             "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
             "analy[sz]e|analysis|inspect|how does|structure|outline|"
@@ -282,7 +282,7 @@ SHOW = Task(
     needs=(
         (
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
-            "is in|写了什么|写了啥|写的什么|写的啥|写了些什么|有啥|写着什么|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
+            "is in|what did i write|写了什么|写了啥|写的什么|写的啥|写了些什么|有啥|写着什么|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
         "(?=⟦f)",
     ),
@@ -389,7 +389,7 @@ COUNT = Task(
     ),
     words=(
         f"{_THIS_FILE}|{HERE}|lines?(?: of)?(?: source)?(?: code)?|code|words?|characters?|bytes?|are|"
-        f"is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|loc|altogether|"
+        f"long|big|large|is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|loc|altogether|"
         f"overall|count|tell me|lines and words|each|"
         "的|有|行代码|行|单词|字符|字|代码|共|一共|总共|总|所有的?|全部的?|数量|数|计算|个数|里|文件|多少|总计|量"
     ),

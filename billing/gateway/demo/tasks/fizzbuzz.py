@@ -94,7 +94,7 @@ FIZZBUZZ = Task(
         "number|both|otherwise|else|if|when|or|all|each|every|the number itself|itself|programming|"
         f"{_MULTIPLES} (?:3s? (?:and|&|or) 5s?|3|5|15)|"
         "(?:should|must|will) (?:be|become|print|say)|multiples of both|divisible by both|(?:fizz|buzz)(?: for| on| if| when| at| every|,|:| =| ->| =>)* ?(?:all |the |every |multiples of )*(?:3|5|15)s?|"
-        "(?:逢|遇到?|碰到)(?:[35三五]|15)(?:的?倍数)?(?:就)?(?:报|说|喊|输出|打印|显示|写)?|报|喊|数数|"
+        "同时是|同时满足|两者都是|(?:逢|遇到?|碰到)(?:[35三五]|15)(?:的?倍数)?(?:就)?(?:报|说|喊|输出|打印|显示|写)?|报|喊|数数|"
         "(?:(?:they|people|interviewers?) )?(?:always |often )?(?:asks?|asked)(?: me| us)?(?: for)?|"
         "(?:能|可以)?(?:同时)?(?:被)?(?:3和5|3与5|15|3|5)(?:的)?(?:公?倍数|整除)(?:的)?(?:数字?)?|"
         "经典的?|著名的?|游戏|题目|题|打印|输出|数字|的|如果|遇到|则|否则|替换|代替|其他|其余|原样|数|"

@@ -81,7 +81,7 @@ TODO = Task(
             "任务列表|代办"
         ),
         (
-            "page|webpage|app|application|html|website|web|site|lists?|list|tool|tracker|manager|"
+            "browser|page|webpage|app|application|html|website|web|site|lists?|list|tool|tracker|manager|"
             "todolist|checklist|页面|网页|网站|应用|清单|列表|事项|app"
         ),
     ),

@@ -169,6 +169,6 @@ RANGES = (
         "(?:from|between|in the range(?: of| from)?|range(?: from)?)(?: the)?(?: numbers?)? {low} "
         "?(?:to|and|-|–|\\.\\.|until|till|til|through|thru|up to) ?{m}(?: \\(?inclusive\\)?)?"
     ),
-    "(?:numbers? )?{low} ?(?:to|through|thru|–|\\.\\.|->|-) ?{m}",
+    "(?:numbers? )?{low} ?(?:to|until|till|through|thru|up to|–|\\.\\.|->|-) ?{m}",
     "从?{low}(?:开始)?(?:到|至|和|与|-|~|—)+{m}(?:为止|之间|以内|范围内)*",
 )
