@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from billing.gateway.demo.catalogue import UNDERSTANDING
-from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.offers import EXAMPLES
+from billing.gateway.demo.order import Declined, Order
 
 TABLE = Path(__file__).with_name("demo_requests.txt").read_text(encoding="utf-8").splitlines()
 _OWN = {

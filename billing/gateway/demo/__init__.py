@@ -47,7 +47,13 @@ def reply(request: Json, *, site: str = "") -> Step:
         is_chinese = turns.is_chinese(text)
         return Step(
             index=index,
-            text=offers.decline(site, order.reason, is_chinese=is_chinese, is_first=turn.is_first),
+            text=offers.decline(
+                site,
+                order.reason,
+                is_chinese=is_chinese,
+                is_first=turn.is_first,
+                nearest=order.nearest,
+            ),
         )
     if not order.task.uses_tools:
         return Step(index=index, text=talk.answer(order, site, is_first=turn.is_first))

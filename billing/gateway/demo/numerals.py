@@ -36,7 +36,8 @@ _TENS = {
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000}
 _WORD = "|".join([*_UNITS, *_TENS, *_SCALES, "dozen"])
 _ENGLISH = re.compile(
-    rf"\b(?:a (?=hundred|thousand|million|dozen))?(?:{_WORD})(?:(?:[ -]|(?<=hundred) and |(?<=thousand) and )(?:{_WORD}))*\b"
+    rf"\b(?:a (?=hundred|thousand|million|dozen))?(?:{_WORD})(?:(?:[ -]|(?<=hundred) and |"
+    rf"(?<=thousand) and )(?:{_WORD}))*\b"
 )
 _GROUPED = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w.,]*\d)")
 _DIGITS = {

@@ -63,11 +63,16 @@ class Order:
 
 
 class Declined(Exception):
-    """A request that is not carried out. ``reason`` says why, in both languages, or is None if no task fits."""
+    """A request that is not carried out.
 
-    def __init__(self, reason: Text | None = None) -> None:
+    ``reason`` says why, in both languages, or is None if no task fits. ``nearest`` is the key of the task that fits
+    best, or an empty text.
+    """
+
+    def __init__(self, reason: Text | None = None, *, nearest: str = "") -> None:
         super().__init__(reason.english if reason else "")
         self.reason = reason
+        self.nearest = nearest
 
 
 @dataclass(frozen=True)

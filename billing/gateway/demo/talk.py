@@ -50,7 +50,8 @@ def _read_topics() -> tuple[Task, ...]:
 
 
 _ASK = (
-    "what | what's | is | are | how | do | does | can | i | you | tell | me | about | explain | mean | means | the | a | "
+    "what | what's | is | are | how | do | does | can | i | you | tell | me | about | explain | mean |"
+    " means | the | a | "
     "什么 | 是 | 怎么 | 如何 | 怎样 | 吗 | 的 | 解释 | 意思 | 介绍 | 说说 | 讲讲 | 为什么"
 )
 TALKS = _read_topics()

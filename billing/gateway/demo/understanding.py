@@ -97,23 +97,25 @@ class Understanding:
                 try:
                     return _complete(match.order)
                 except Declined as declined:
+                    declined.nearest = declined.nearest or match.order.task.key
                     reasons.append(declined)
-        if not (reading.files or reading.codes or any(m.order.task.uses_tools for m in matches)):
-            for match in matches:
-                if len(match.left) <= match.order.task.max_unknown and _is_talk(match):
-                    return match.order
+        if order := self._find_talk(matches, reading):
+            return order
         if before and (order := self._follow(before, reading)):
             return _complete(order)
-        if reasons:
-            raise reasons[0]
-        for name in reading.files:
-            if find_fault(name) == "outside":
-                raise Declined(_tell_outside(name))
-        partial = [match for match in matches if match.order.task.uses_tools and match.left]
-        if partial:
-            best = min(partial, key=lambda match: (len(match.left), not match.order.inputs))
-            raise Declined(_explain_left(best))
-        raise Declined
+        raise reasons[0] if reasons else _find_reason(matches, reading, request)
+
+    @staticmethod
+    def _find_talk(matches: list[_Match], reading: Reading) -> Order | None:
+        """Return the topic to answer in words although some words are unknown, or None."""
+        if reading.files or reading.codes or any(m.order.task.uses_tools for m in matches):
+            return None
+        fitting = (
+            match.order
+            for match in matches
+            if len(match.left) <= match.order.task.max_unknown and _is_talk(match)
+        )
+        return next(fitting, None)
 
     def _match(self, task: Task, reading: Reading, *, is_follow: bool = False) -> _Match | None:
         text = self._correct(reading.text, task)
@@ -138,10 +140,7 @@ class Understanding:
                 rest = f"{rest[: match.start()]}{_blank(match)}{rest[match.end() :]}"
         patterns = [*task.word_patterns, *([_FOLLOW_WORDS] if is_follow else ())]
         parts = wording.find_left(rest, patterns, is_making=task.is_making)
-        for forbidden in filter(
-            None, (task.forbidden, _TELLS if task.is_making and not task.may_ask else None)
-        ):
-            parts += [wording.Left(m.start(), m[0]) for m in forbidden.finditer(text)]
+        parts += _find_forbidden(task, text)
         left = []
         inputs: list[str] = []
         outputs: list[str] = []
@@ -244,10 +243,19 @@ _AGAIN = vocabulary.compile_words(
 _FOLLOW_WORDS = vocabulary.compile_words(f"{_FOLLOWS}|{_FOLLOWS_ZH}")
 # Explanations, which a program does not give.
 _TELLS = vocabulary.compile_words(
-    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
+    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
+    "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
     "有什么用|有啥用|有什么意义|是什么意思|为什么|历史"
 )
+
+
+def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
+    """Return the parts of a text that ask for more than a task does."""
+    patterns = [_TELLS] if task.is_making and not task.may_ask else []
+    if task.forbidden and task.uses_tools:
+        patterns.append(task.forbidden)
+    return [wording.Left(m.start(), m[0]) for pattern in patterns for m in pattern.finditer(text)]
 
 
 def _is_talk(match: _Match) -> bool:
@@ -303,11 +311,26 @@ def _name_left(token: str, kind: str, index: int, reading: Reading) -> str:
             return token
 
 
-def _explain_left(match: _Match) -> Text:
+def _find_reason(matches: list[_Match], reading: Reading, request: str) -> Declined:
+    """Return why a request is declined that no task covers in full."""
+    for name in reading.files:
+        if find_fault(name) == "outside":
+            return Declined(_tell_outside(name))
+    partial = [match for match in matches if match.order.task.uses_tools and match.left]
+    if not partial:
+        return Declined()
+    best = min(partial, key=lambda match: (len(match.left), not match.order.inputs))
+    return Declined(_explain_left(best, request), nearest=best.order.task.key)
+
+
+def _explain_left(match: _Match, request: str) -> Text:
     task = match.order.task
-    parts = list(dict.fromkeys(match.left))[:6]
-    english = ", ".join(f"“{part}”" for part in parts)
-    chinese = "、".join(f"“{part}”" for part in parts)
+    parts = []
+    for part in dict.fromkeys(match.left):
+        typed = re.search(re.escape(part), request, re.IGNORECASE)
+        parts.append(typed[0] if typed else part)
+    english = ", ".join(f"“{part}”" for part in parts[:6])
+    chinese = "、".join(f"“{part}”" for part in parts[:6])
     return Text(
         f"I know this task: {task.title.english}. But I do not understand this part of your request: {english}.",
         f"我会做“{task.title.chinese}”，但是不理解请求里的这一部分：{chinese}。",

@@ -19,11 +19,13 @@ _TOKEN = re.compile(
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _CLAUSE_END = re.compile(
-    r"[.!?](?=\s|$)| and (?=(?:my|our|i|i'm|we|he|she|they) )|[;:,()。！？；：，、（）…~～\n]| - | (?=but |so could |could you |can you )"
+    r"[.!?](?=\s|$)| and (?=(?:my|our|i|i'm|we|he|she|they) )|[;:,()。！？；：，、（）…~～\n]| - |"
+    r" (?=but |so could |could you |can you )"
 )
 # A clause about the user's circumstances: it begins with a person, and wishes nothing.
 _CIRCUMSTANCES = (
-    r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|although|though) )*"
+    r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|"
+    r"although|though) )*"
     r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|he|he's|she|she's|they|they're|somebody|someone|everybody|everyone|people"
     r"|(?:my|our|his|her) (?:little |old |older |younger |best |new |\d+[ -]year[ -]old )?(?:{people})(?:'s)?"
     r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i|as an? [a-z]+(?: [a-z]+)?,? i)\b"
@@ -31,10 +33,12 @@ _CIRCUMSTANCES = (
 _WISHES = re.compile(
     r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
     r"show|let|use|uses|using|only|just|with|expects?|asks?|asked|can you|could you|will you|write|create|add|print|"
-    r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|it|them|all)|looking for)\b"
+    r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|"
+    r"it|them|all)|looking for)\b"
 )
 _CIRCUMSTANCES_ZH = re.compile(
-    r"(?:因为|由于|其实|最近|今天|昨天|明天|刚才|听说)*(?:我们?|俺|咱们?|老师|老板|领导|同事|朋友|孩子|儿子|女儿|面试官|公司|学校)"
+    r"(?:因为|由于|其实|最近|今天|昨天|明天|刚才|听说)*(?:我们?|俺|咱们?|老师|老板|领导|同事|朋友|孩子|"
+    r"儿子|女儿|面试官|公司|学校)"
 )
 _WISHES_ZH = re.compile(
     r"[要需想请帮把用给写做改删跑加减换]|希望|必须|应该|不能|不许|只|别|弄|让|求|找|列|数|打印|输出|生成|运行|保存"
@@ -68,7 +72,6 @@ def read_blocks(name: str) -> list[list[str]]:
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
     text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)
-    text = re.sub(r"\bw/ ?(?=[a-z])", "with ", text)
     text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
     return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
 

@@ -12,7 +12,10 @@ from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.workbench import Text
 
 MAX_NUMBER = 1_000
-_WORD = r"(?:⟦t\d+⟧|(?!(?:and|or|it|that|this|the|an?|to|which|function|string|word|text|back|you|me|in|of|for)\b)[a-z]{1,30})"
+_WORD = (
+    r"(?:⟦t\d+⟧|(?!(?:and|or|it|that|this|the|an?|to|which|function|string|word|text|back|you|me|in|of|"
+    r"for)\b)[a-z]{1,30})"
+)
 _LEAD = r"(?:(?:for |an )?examples?|for instance|e\.g\.|eg|like|such as|比如说?|例如|像|譬如)[:：,，]? ?"
 _TRY = (
     r"(?:(?:please |then |and |also )*(?:test|tested|try|run|call|show|demonstrate)(?: it)?(?: out)? (?:with|for|on)"
@@ -23,13 +26,19 @@ WORDS = (
     rf"(?:{_LEAD})?(?P<input>{_WORD}) ?(?:->|=>|→|becomes|gives|变成|变为|得到) ?(?P<output>{_WORD})",
     rf"(?:{_LEAD})?(?P<input>{_WORD}) (?:has|=|->|=>) ?(?P<output>\d{{1,3}})(?: vowels)?",
     r"(?:in|of|for) (?P<inputs>⟦t\d+⟧)",
-    rf"(?:{_LEAD}|{_TRY} ?)(?P<inputs>{_WORD}(?:(?:,| or| and|, and|、|和|或者?) ?{_WORD})*)(?= ?[,.;:!?，。；！？¦]|$)",
+    (
+        rf"(?:{_LEAD}|{_TRY} ?)(?P<inputs>{_WORD}(?:(?:,| or| and|, and|、|和|"
+        rf"或者?) ?{_WORD})*)(?= ?[,.;:!?，。；！？¦]|$)"
+    ),
 )
 """Patterns of examples of a function of a text."""
 NUMBERS = (
     r"(?P<input>\d{1,4})! ?(?:=|->|is) ?(?P<output>\d{1,20})",
     r"(?P<yes>\d{4}) ?(?:->|=>|:|is)? ?(?:yes|true|是)[, ]*(?P<no>\d{4}) ?(?:->|=>|:|is)? ?(?:no|false|不是)",
-    rf"{_TRY} ?(?P<numbers>\d{{1,4}}(?:(?:,| or| and|, and|、|和|跟) ?\d{{1,4}})*)(?:的阶乘|的最大公约数)?(?:是多少|等于多少)?",
+    (
+        rf"{_TRY} ?(?P<numbers>\d{{1,4}}(?:(?:,| or| and|, and|、|和|跟) ?\d{{1,4}})*)(?:的阶乘|"
+        rf"的最大公约数)?(?:是多少|等于多少)?"
+    ),
 )
 """Patterns of examples of a function of numbers."""
 CALLS: dict[str, tuple[str, Callable[..., Any]]] = {

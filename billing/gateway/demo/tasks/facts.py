@@ -39,7 +39,7 @@ def _make(key: str, english: str, chinese: str, *needs: str, words: str = "") ->
         title=Text(english, chinese),
         needs=needs,
         words=f"{_WORDS}|{words}" if words else _WORDS,
-        forbids="should|why|how do|how can|怎么|为什么|应该",
+        forbids="should|why|tomorrow|yesterday|was|next|last|how do|how can|怎么|为什么|应该",
         carry_out=_do_fact,
     )
 

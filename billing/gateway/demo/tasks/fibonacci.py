@@ -91,8 +91,10 @@ FIBONACCI = Task(
             "(?:sequence|series|numbers?|list) (?:where|in which) (?:every|each)(?: new| next)? "
             "(?:number|term|one|element|value) is the sum of the (?:two |2 )?(?:previous |last |preceding )?"
             "(?:two|2)?(?: numbers| terms| ones)?(?: before(?: it)?)?|"
-            "(?:数列|序列)?[，,]?(?:每个数|每一项|每项|后一个数|后一项)(?:都)?(?:是|等于)(?:它)?前面?(?:两|二|2)(?:个数?|项)"
-            "(?:之和|的和|相加|加起来)|兔子数列|fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|sequence|series)|斐波那契|"
+            "(?:数列|序列)?[，,]?(?:每个数|每一项|每项|后一个数|后一项)(?:都)?(?:是|"
+            "等于)(?:它)?前面?(?:两|二|2)(?:个数?|项)"
+            "(?:之和|的和|相加|加起来)|兔子数列|fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|"
+            "sequence|series)|斐波那契|"
             "斐波纳契|斐波拉契|费波那契|菲波那契|费氏"
         ),
     ),

@@ -34,6 +34,11 @@ def _kind(order: Order) -> str | None:
 
 
 def _check_folder(order: Order) -> Order:
+    text = order.reading.text
+    if re.search(r"\b(?:folders|directories)\b|多少个?(?:文件夹|目录)", text) and not re.search(
+        r"\bfiles?\b|文件(?!夹)|sub-?(?:folders|directories)", text
+    ):
+        raise Declined
     folder = order.values.get("folder") or (order.inputs[0].rstrip("/") if order.inputs else "")
     if (
         folder
@@ -106,7 +111,8 @@ LIST = Task(
         ),
     ),
     words=(
-        f"{HERE}|in total|total|altogether|names?|all|all of|every|everything|available|existing|do i have|do we have|i have|we "
+        f"{HERE}|in total|total|altogether|names?|all|all of|every|everything|available|existing|"
+        f"do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
         "currently|does|at|sizes?|with (?:their )?(?:sizes?|details)|details|detailed|long|including "
@@ -135,14 +141,16 @@ LIST = Task(
         ),
         (
             "(?:in|of|inside|under|from) (?:the |my )?(?P<folder>(?!the|my|this|current|working|same|"
-            "project|our|workspace|root|sandbox|that|whole|entire|a|repo|"
+            "project|our|home|other|parent|downloads|documents|desktop|workspace|root|sandbox|that|whole|"
+            "entire|a|repo|"
             "repository)[a-z0-9_][a-z0-9_.-]{0,60}) (?:folder|directory|subfolder|dir)"
         ),
         f"(?:{_KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
     ),
     forbids=(
         "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|new|newest|"
-        "last|latest|since|before|after|ago|weeks?|months?)|why|你是|您是|今天|昨天|最近|之前|以前|之后"
+        "last|latest|since|before|after|ago|weeks?|months?)|why|important|useful|relevant|interesting|"
+        "funny|about|你是|您是|今天|昨天|最近|之前|以前|之后"
     ),
     inputs=("*",),
     check=_check_folder,
@@ -239,7 +247,8 @@ EXPLAIN = Task(
         f"{_THIS_FILE}|{HERE}|do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
-        "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|功能|怎么|工作|它|主要|结构|函数"
+        "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|"
+        "功能|怎么|工作|它|主要|结构|函数"
     ),
     inputs=("*",),
     check=_check_file,
@@ -282,7 +291,8 @@ SHOW = Task(
     needs=(
         (
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
-            "is in|what did i write|写了什么|写了啥|写的什么|写的啥|写了些什么|有啥|写着什么|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
+            "is in|what did i write|写了什么|写了啥|写的什么|写的啥|写了些什么|有啥|写着什么|output|give|"
+            "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
         "(?=⟦f)",
     ),
@@ -363,6 +373,8 @@ def _do_count(order: Order, bench: Bench) -> Report:
 
 def _check_count(order: Order) -> Order:
     text = order.reading.text
+    if not order.inputs and not re.search(r"line|code|loc|word|character|byte|行|代码|字", text):
+        raise Declined
     if (
         not order.inputs
         and re.search(r"word|character|byte|字|单词", text)
@@ -389,7 +401,8 @@ COUNT = Task(
     ),
     words=(
         f"{_THIS_FILE}|{HERE}|lines?(?: of)?(?: source)?(?: code)?|code|words?|characters?|bytes?|are|"
-        f"long|big|large|is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|loc|altogether|"
+        f"long|big|large|is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|"
+        f"loc|altogether|"
         f"overall|count|tell me|lines and words|each|"
         "的|有|行代码|行|单词|字符|字|代码|共|一共|总共|总|所有的?|全部的?|数量|数|计算|个数|里|文件|多少|总计|量"
     ),

@@ -13,7 +13,8 @@ from billing.gateway.script import Step
 
 FOLDER = Path(__file__).parent.parent / "material" / "functions"
 _WORDS = (
-    "func|fn|def|gives?(?: it| that| them)? back|back|fill (?:it )?in|pls fill in|handles?|functions?|method|routine|helper|define|defines|that|takes?|accepts?|given|input|argument|"
+    "func|fn|def|gives?(?: it| that| them)? back|back|fill (?:it )?in|pls fill in|handles?|functions?|"
+    "method|routine|helper|define|defines|that|takes?|accepts?|given|input|argument|"
     "parameter|returns?|returning|whether|if|or not|"
     "checks?|checking|tests?|testing|detects?|detect|determines?|tells?|finds?|computes?|calculates?|"
     "print|prints|examples?|with (?:some )?(?:unit )?(?:tests|examples|checks|asserts?)|"
@@ -75,7 +76,7 @@ def _make(
     words: str = "",
     stems: str = "",
     parameters: tuple[str, ...] = (),
-    forbids: str = "every|each|all|每个|所有|全部",
+    forbids: str = "every|each|all|per|每个|所有|全部",
 ) -> Task:
     return Task(
         key=key,
@@ -108,9 +109,14 @@ FUNCTIONS = (
         "reverse_string",
         "a function that reverses a string",
         "反转字符串的函数",
-        "revers(?:e|es|ing|al)|backwards?|back to front|flips?|反过来|翻过来|倒着|反着|反转|翻转|倒序|颠倒|逆序|倒过来|逆转",
+        "revers(?:e|es|ing|al)|backwards?|back to front|flips?|反过来|翻过来|倒着|反着|反转|翻转|倒序|"
+        "颠倒|逆序|倒过来|逆转",
         "strings?|texts?|words?|字符串|文本|单词|字符",
-        words="reverse_string(?:\\([a-z]+\\))?|turns?|turning|spells?|characters?|letters?|order|the order of|变|成|写",
+        words=(
+            "reverse_string(?:\\([a-z]+\\))?|turns?|turning|spells?|characters?|letters?|order|"
+            "the order of|变|成|写"
+        ),
+        forbids="every|each|all|per|words|每个|所有|全部",
         parameters=WORDS,
     ),
     _make(
@@ -118,19 +124,34 @@ FUNCTIONS = (
         ("a function that checks whether a text is a palindrome"),
         "判断回文的函数",
         (
-            "same (?:when )?(?:read )?backwards?|palindromes?|palindromic|(?:reads?|spelled|spelt|is|are|be|looks?)? ?(?:the )?same (?:from |in |on )?(?:both "
-            "(?:sides?|ways|directions|ends)|(?:forwards?|front) (?:and|as|or) (?:backwards?|back)|backwards? (?:and|as|or) "
+            "same (?:when )?(?:read )?backwards?|palindromes?|palindromic|(?:reads?|spelled|spelt|is|are|"
+            "be|looks?)? ?(?:the )?same (?:from |in |on )?(?:both "
+            "(?:sides?|ways|directions|ends)|(?:forwards?|front) (?:and|as|or) (?:backwards?|back)|"
+            "backwards? (?:and|as|or) "
             "forwards?)|正(?:着|过来)?读?(?:和|跟|与)?[倒反](?:着|过来)?读?(?:都|是)*一样的?|回文"
         ),
         parameters=WORDS,
-        words="is_palindrome(?:\\([a-z]+\\))?|(?:ignor(?:e|es|ing)|regardless of|no matter the) (?:the )?(?:upper[- ]?(?:and |or |/)?lower[- ]?)?(?:case|spaces|punctuation)(?:(?:,| and| or)+ (?:case|spaces|punctuation))*|case[- ]insensitive(?:ly)?|(?:忽略|不区分|不管|不考虑)(?:大小写|空格|标点)(?:(?:和|、)(?:大小写|空格|标点))*(?:就更好了?)?|正着读?|倒着读?|反着读?|读|一样|是不是|和|(?:they )?(?:always )?asks?(?: about)?|for|strings?|texts?|words?|checker|phrases?|字符串|文本|单词|数",
+        words=(
+            "reads?|same|is_palindrome(?:\\([a-z]+\\))?|(?:ignor(?:e|es|ing)|regardless of|"
+            "no matter the) (?:the )?(?:upper[- ]?(?:and |or |/)?lower[- ]?)?(?:case|spaces|"
+            "punctuation)(?:(?:,| and| or)+ (?:case|spaces|punctuation))*|case[- ]insensitive(?:ly)?|"
+            "(?:忽略|不区分|不管|不考虑)(?:大小写|空格|标点)(?:(?:和|、)(?:大小写|空格|"
+            "标点))*(?:就更好了?)?|正着读?|倒着读?|反着读?|读|一样|是不是|和|"
+            "(?:they )?(?:always )?asks?(?: about)?|for|strings?|texts?|words?|checker|phrases?|字符串|"
+            "文本|单词|数"
+        ),
     ),
     _make(
         "factorial",
         "a function that computes the factorial of a number",
         "计算阶乘的函数",
         "factorials?|阶乘|n!|\\d{1,3}! ?= ?\\d{1,20}(?=.*(?:any number|python|function))",
-        words="factorial(?:\\([a-z]+\\))?|iterative(?:ly)?|(?:raises?|raising|throws?) (?:a |an )?valueerror|(?:when|if|for) (?:n|it|the number|the input|number)(?: is|'s)?(?: a)?|negative|numbers?|integers?|of a number|calculator|any|how do i make python do that|n|的|整数|数字|数|多少",
+        words=(
+            "factorial(?:\\([a-z]+\\))?|iterative(?:ly)?|(?:raises?|raising|throws?) (?:a |"
+            "an )?valueerror|(?:when|if|for) (?:n|it|the number|the input|number)(?: is|'s)?(?: a)?|"
+            "negative|numbers?|integers?|of a number|calculator|any|how do i make python do that|n|的|"
+            "整数|数字|数|多少"
+        ),
         parameters=NUMBERS,
     ),
     _make(
@@ -139,7 +160,10 @@ FUNCTIONS = (
         "统计元音字母的函数",
         "vowels?|count_vowels|元音",
         "counts?|count_vowels|counting|how many|number of|统计|数|多少|个数|计数",
-        words="count_vowels(?:\\([a-z]+\\))?|(?:upper|lower)[- ]?case|both cases|strings?|texts?|words?|letters?|sentences?|phrases?|has|字符串|文本|单词|字母|句子|一句话|字",
+        words=(
+            "count_vowels(?:\\([a-z]+\\))?|(?:upper|lower)[- ]?case|both cases|strings?|texts?|words?|"
+            "letters?|sentences?|phrases?|has|字符串|文本|单词|字母|句子|一句话|字"
+        ),
         parameters=WORDS,
     ),
     _make(
@@ -155,7 +179,7 @@ FUNCTIONS = (
         ("a function that checks whether a year is a leap year"),
         "判断闰年的函数",
         "leap[ -]?years?|is (?:a )?leap|闰年",
-        words="years?|calendar|年份|年",
+        words="years?|年份|年",
         parameters=NUMBERS,
     ),
     _make(

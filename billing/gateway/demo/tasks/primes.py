@@ -117,11 +117,16 @@ PRIMES = Task(
     key="primes",
     title=Text("a program that prints prime numbers", "打印素数的程序"),
     needs=(
-        "(?:numbers )?(?:that are |which are |that can be |which can be )?(?:only )?(?:divisible|divided) (?:only )?by "
-        "(?:1|one) and (?:themselves|itself)|只能被(?:1|一)和(?:它)?(?:自己|自身|本身)整除的?数?|primes?(?: numbers?)?|prime[- ]numbers?|primenumbers?|素数|质数",
+        (
+            "(?:numbers )?(?:that are |which are |that can be |which can be )?(?:only )?(?:divisible|"
+            "divided) (?:only )?by "
+            "(?:1|one) and (?:themselves|itself)|只能被(?:1|一)和(?:它)?(?:自己|自身|本身)整除的?数?|"
+            "primes?(?: numbers?)?|prime[- ]numbers?|primenumbers?|素数|质数"
+        ),
     ),
     words=(
-        "check(?:s|ing)? (?:all|every|each|the) (?:of the )?numbers?|numbers?|numbers|list|lists|listing|all|all the|every|find|finds|finding|calculate|calculates|"
+        "check(?:s|ing)? (?:all|every|each|the) (?:of the )?numbers?|numbers?|numbers|list|lists|listing|"
+        "all|all the|every|find|finds|finding|calculate|calculates|"
         "calculating|compute|computes|computing|determine|"
         "print|prints|printing|printed|output|outputs|outputting|outputs|return|returns|that|values?|"
         "sequence|series|what are|what're|which are|who|tool|"
