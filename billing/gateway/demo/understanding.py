@@ -22,6 +22,11 @@ _ASKS = re.compile(
     r"does|do (?:you(?! think you)|i|we|they)|did|has|have|why|when|where|who|how|was|were)\b"
     r"|有没有|是否有|有[^，。]*吗|为什么|怎么|如何"
 )
+_THEN_ORDERS = re.compile(
+    r"[?.!:;,] ?(?:so |then |and |please |can you |could you |just )*"
+    r"(?:write|create|make|build|implement|program|code|print|run|generate|show)\b"
+    r"|[。？?，,].{0,6}(?:写|做|生成|实现|打印)"
+)
 _CREATES = re.compile(
     r"\b(?:write|create|make|generate|implement|build|add|code)\b|写|创建|生成|做|新建|编"
 )
@@ -119,7 +124,8 @@ class Understanding:
 
     def _match(self, task: Task, reading: Reading, *, is_follow: bool = False) -> _Match | None:
         text = self._correct(reading.text, task)
-        if task.is_making and not task.may_ask and _ASKS.search(text):
+        is_question = _ASKS.search(text) and not _THEN_ORDERS.search(text)
+        if task.is_making and not task.may_ask and is_question:
             return None
         is_named = bool(task.stems and _CREATES.search(text)) and any(
             re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())

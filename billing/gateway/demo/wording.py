@@ -32,7 +32,8 @@ _CIRCUMSTANCES = (
 )
 _WISHES = re.compile(
     r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
-    r"show|let|use|uses|using|only|just|with|expects?|asks?|asked|can you|could you|will you|write|create|add|print|"
+    r"show|let|use|uses|using|only(?! (?:started|began|joined|just|learned|got|have|had))|with|expects?|"
+    r"asks?|asked|can you|could you|will you|write|create|add|print|"
     r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|"
     r"it|them|all)|looking for)\b"
 )

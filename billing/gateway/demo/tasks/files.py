@@ -235,7 +235,7 @@ EXPLAIN = Task(
             "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
             "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
             "analy[sz]e|analysis|inspect|how does|structure|outline|"
-            "解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
+            "干啥|做啥|是啥|解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
             "描述|理解|看懂|功能"
         ),
         (
@@ -244,7 +244,9 @@ EXPLAIN = Task(
         ),
     ),
     words=(
-        f"{_THIS_FILE}|{HERE}|do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
+        f"{_THIS_FILE}|{HERE}|go through|going through|go over|happens?|happening|going on|"
+        f"someone who (?:has )?never [a-z]+(?: before)?|"
+        f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
         "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|"
@@ -291,13 +293,15 @@ SHOW = Task(
     needs=(
         (
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
-            "is in|what did i write|写了什么|写了啥|写的什么|写的啥|写了些什么|有啥|写着什么|output|give|"
+            "is in|what did i write|say|says|what is written|what's written|写了什么|写了啥|写的什么|"
+            "写的啥|写了些什么|有啥|写着什么|output|give|"
             "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
         "(?=⟦f)",
     ),
     words=(
-        f"{_THIS_FILE}|{HERE}|what|what's|is|inside|in|of|me|lines?|whole|entire|complete|full|里|的|写了|"
+        f"{_THIS_FILE}|{HERE}|does|says?|written|what|what's|is|inside|in|of|me|lines?|whole|entire|"
+        f"complete|full|里|的|写了|"
         f"有|行|全部|完整|什么|是"
     ),
     parameters=(
@@ -305,7 +309,8 @@ SHOW = Task(
         "(?P<tail>(?:the )?last {n} lines(?: of)?)|(?P<tail>(?:最后|末尾|后){n}行)",
     ),
     forbids=(
-        "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|does|"
+        "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
+        "does(?! ⟦f\\d+⟧ say)|"
         "干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),
@@ -406,7 +411,9 @@ COUNT = Task(
         f"overall|count|tell me|lines and words|each|"
         "的|有|行代码|行|单词|字符|字|代码|共|一共|总共|总|所有的?|全部的?|数量|数|计算|个数|里|文件|多少|总计|量"
     ),
-    parameters=(f"(?:{_KIND})(?= ?(?:files?|scripts?|code|source|lines|文件|代码|there|are|$))",),
+    parameters=(
+        f"(?:{_KIND})(?= ?(?:files?|scripts?|code|source|lines|文件|代码|there|are|do|have|in|$))",
+    ),
     inputs=("*",),
     check=_check_count,
     carry_out=_do_count,

@@ -179,7 +179,7 @@ FUNCTIONS = (
         ("a function that checks whether a year is a leap year"),
         "判断闰年的函数",
         "leap[ -]?years?|is (?:a )?leap|闰年",
-        words="years?|年份|年",
+        words="checker|years?|年份|年",
         parameters=NUMBERS,
     ),
     _make(

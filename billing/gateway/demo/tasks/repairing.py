@@ -113,7 +113,7 @@ REPAIR = Task(
         ),
     ),
     words=(
-        "at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|what's wrong|"
+        "挂了?|at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|what's wrong|"
         "what is wrong|why|does not work|doesn't work|not working|won't run|crashes|"
         "crashing|red|green|一直过不了|过不了|跑不通|不通过|通不过|没通过|跑不起来|运行不了|运行不通|"
         "坏了?|修一下|修修|修下|"

@@ -69,16 +69,19 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
-            "哪里|哪儿|哪些|哪个|在哪|find|finds|search|searches|searching|grep|look for|locate|list|"
+            "is there|are there|哪里|哪儿|哪些|哪个|在哪|find|finds|search|searches|searching|grep|"
+            "look for|locate|list|"
             "show|where|which|any|every place|all places|查找|"
             "搜索|寻找|找出|找到|找|列出|搜|查"
         ),
         (
-            "(?=⟦t)|(?:word|term|string) [a-z0-9_]{2,40}|grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|"
+            "(?=⟦t)|occurrences? of [a-z]|(?:word|term|string) [a-z0-9_]{2,40}|"
+            "grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|"
             "待办注释|todo注释|"
             "(?:is|are|gets?|be) (?:used|called|mentioned|defined|imported|declared)|where (?:is|are|does|"
             "do)|mentioned|(?:files?|lines?|places?|code) (?:that |which |where )*(?:mentions?|"
-            "mentioning|contains?|containing|uses?|using|imports?|calls?)|用到|用了|出现|提到|调用|使用了"
+            "mentioning|contains?|containing|uses?|using|imports?|calls?)|用到|用了|出现|提到|调用|"
+            "使用了|在(?:哪些|哪个|哪里)"
         ),
     ),
     words=(
@@ -105,8 +108,9 @@ SEARCH = Task(
         ),
         (
             f"(?:mentions?|mentioning|contains?|containing|uses?|using|imports?|calls?|"
-            f"search(?: everywhere)? for) {_TERM}"
+            f"occurrences? of|search(?: everywhere)? for) {_TERM}"
         ),
+        f"(?:搜索?|查找?|找)(?:一?下|找)?{_TERM}(?=在|出现)",
         f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
     max_texts=1,
@@ -161,7 +165,7 @@ GIT = Task(
         (
             "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
-            "this |my )?(?:git |repo)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
+            "this |my )?(?:git|repo)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
             "we)) (?:been )?commit(?:ted)?|(?:is|are) (?:my|our|the) (?:git )?(?:repo(?:sitory)?|"
             "working tree|git)|哪个git分支|what(?: has|'s| is| have i)? changed|which branch|"
             "what branch|current branch|(?:did|have|has) (?:i|we|anything|something|"
@@ -188,6 +192,7 @@ GIT = Task(
     ),
     parameters=(
         ("(?:the )?(?:last|latest|recent|newest|most recent|past) {n}(?: git)? ?(?=commits?)"),
+        "last {n}(?=[,.!?]|$)",
         "最近的?{n}(?:次|个|条)(?:的)?",
     ),
     forbids=(
