@@ -252,7 +252,8 @@ _TELLS = vocabulary.compile_words(
     "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
     "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
-    "有什么用|有啥用|有什么意义|是什么意思|为什么|历史"
+    "(?:in|using|with)(?: just| only)? (?:one|1|a single) line|一行代码|1行代码|有什么用|有啥用|"
+    "有什么意义|是什么意思|为什么|历史"
 )
 
 

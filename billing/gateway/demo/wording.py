@@ -44,7 +44,21 @@ _CIRCUMSTANCES_ZH = re.compile(
 _WISHES_ZH = re.compile(
     r"[要需想请帮把用给写做改删跑加减换]|希望|必须|应该|不能|不许|只|别|弄|让|求|找|列|数|打印|输出|生成|运行|保存"
 )
-_PEOPLE_GROUP = "# People"
+# After these words, a noun is a part of what is asked for ("with points"), so that only function words are harmless.
+_PARTS = re.compile(
+    r"\b(?:(?<!write )(?<!make )(?<!run )(?<!show )(?<!do )(?:that|which)|with|including|plus|featuring|"
+    r"supports?|supporting|(?:that|which|it|should|must|"
+    r"page|app|program|script) "
+    r"(?:has|have|needs?)) (?:(?:an?|the|some|my|our|their|its|your|own|nice|good|simple|little|several|many) )*$"
+)
+
+
+# After these words, a noun is the thing to make ("write a plan for …"), if these words follow it.
+_MAKES = re.compile(
+    r"\b(?:write|create|make|generate|build|prepare|design|draft)(?: me| us)? "
+    r"(?:(?:an?|the|some|my|your|short|little|small|simple|nice|good|quick) )*$"
+)
+_FOLLOWS_NOUN = re.compile(r" (?:about|for|on|of|to|that|which|with|in)\b| ?[.,!?]| ?$")
 
 
 class Left(NamedTuple):
@@ -106,12 +120,20 @@ def find_left(text: str, patterns: Sequence[re.Pattern[str]], *, is_making: bool
             continue
         position = token.end()
         if token[0][0].isalpha() and (
-            (token[0].isascii() and is_harmless(token[0]))
+            (token[0].isascii() and _is_harmless_at(text, token, is_making=is_making))
             or any(start <= token.start() < end for start, end in clauses)
         ):
             continue
         left.append(Left(token.start(), token[0]))
     return _join_chinese(left)
+
+
+def _is_harmless_at(text: str, token: re.Match[str], *, is_making: bool) -> bool:
+    before = text[max(0, token.start() - 60) : token.start()]
+    is_thing = _MAKES.search(before) and _FOLLOWS_NOUN.match(text, token.end())
+    if is_making and (is_thing or _PARTS.search(before)):
+        return token[0] in _read_group("# Function words") | _read_group("# People")
+    return is_harmless(token[0])
 
 
 def split_clauses(text: str) -> Iterator[tuple[int, int]]:
@@ -193,6 +215,16 @@ def _phrases() -> re.Pattern[str]:
 
 @cache
 def _circumstances() -> re.Pattern[str]:
+    return re.compile(_CIRCUMSTANCES.replace("{people}", "|".join(_read_group("# People"))))
+
+
+@cache
+def _read_group(title: str) -> frozenset[str]:
+    """Return the harmless English words of the lines that follow a title."""
     lines = (FOLDER / "harmless_english.txt").read_text(encoding="utf-8").splitlines()
-    people = lines[lines.index(_PEOPLE_GROUP) + 1].split()
-    return re.compile(_CIRCUMSTANCES.replace("{people}", "|".join(people)))
+    words: list[str] = []
+    for line in lines[lines.index(title) + 1 :]:
+        if line.startswith("#"):
+            break
+        words += line.split()
+    return frozenset(words)

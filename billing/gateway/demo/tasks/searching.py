@@ -75,7 +75,7 @@ SEARCH = Task(
             "搜索|寻找|找出|找到|找|列出|搜|查"
         ),
         (
-            "(?=⟦t)|occurrences? of [a-z]|(?:word|term|string) [a-z0-9_]{2,40}|"
+            "(?=⟦t)|occurrences? of [a-z0-9_]{2,40}|(?:word|term|string) [a-z0-9_]{2,40}|"
             "grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|"
             "待办注释|todo注释|"
             "(?:is|are|gets?|be) (?:used|called|mentioned|defined|imported|declared)|where (?:is|are|does|"
@@ -108,8 +108,9 @@ SEARCH = Task(
         ),
         (
             f"(?:mentions?|mentioning|contains?|containing|uses?|using|imports?|calls?|"
-            f"occurrences? of|search(?: everywhere)? for) {_TERM}"
+            f"search(?: everywhere)? for) {_TERM}"
         ),
+        f"occurrences? of {_TERM}",
         f"(?:搜索?|查找?|找)(?:一?下|找)?{_TERM}(?=在|出现)",
         f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
@@ -199,7 +200,7 @@ GIT = Task(
         "(?:please|and|then|to|can you|could you) commit|git commit|commit (?:my|it|them|this|these|"
         "everything|all|the (?:changes|rest|files))|"
         "should|since(?! (?:my |the |our )?last commit)|yesterday|today|tonight|weeks?|months?|years?|"
-        "days?|hours?|ago|before|after|by|whose|has|"
+        "days?|hours?|ago|before|after|by|whose|has|what(?:'s| is) in|"
         "why|how|author|between|every|昨天|今天|前天|上周|本周|这周|为什么|怎么|之前|以前|以后"
     ),
     carry_out=_do_git,
