@@ -183,7 +183,7 @@ GIT = Task(
         f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
-        "谁|谁提交的|what|who made (?:them|it|those|these)|who|when|about|were|git|in a|代码|东西|情况|"
+        "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|were|git|in a|代码|东西|情况|"
         "anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |"
         "the |our )?last "
         "commit|not (?:yet )?committed|committed|commit|not|working tree|"
