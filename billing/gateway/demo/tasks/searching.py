@@ -38,6 +38,8 @@ def _check_search(order: Order) -> Order:
             )
         )
     is_exact = bool(order.texts) or term.isupper()
+    if kind := order.values.get("defined"):
+        term = f"class {term}" if kind == "class" else f"def {term}"
     return replace(order, values=order.values | {"term": term, "is_exact": is_exact})
 
 
@@ -57,7 +59,7 @@ def _do_search(order: Order, bench: Bench) -> Report:
     more = bench.say(" (the first 100)", "（只列前 100 处）") if len(lines) >= 100 else ""
     return (
         bench.say(
-            (f"“{term}” is in {len(lines)} lines{more}:"),
+            f"“{term}” is in {len(lines)} {'line' if len(lines) == 1 else 'lines'}{more}:",
             f"“{term}”出现在 {len(lines)} 行里{more}：",
         )
         + f"\n\n{result.outline()}"
@@ -102,6 +104,7 @@ SEARCH = Task(
             f"(?:where|which|that) (?:is |are |does |do (?:i|we|you) (?:use|call|mention) )?{_TERM}"
             "(?= (?:is |are |gets? )?(?:used|called|mentioned|defined|imported|declared|appears?|occurs?|in)|[?]|$)"
         ),
+        f"(?P<defined>(?:function|method|class)) {_TERM}(?= (?:is |gets? )?(?:defined|declared))",
         (
             f"(?:function|method|class|variable|constant|name) {_TERM}(?= (?:is |gets? )?(?:used|called|"
             f"defined|declared))"
@@ -183,7 +186,8 @@ GIT = Task(
         f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
-        "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|were|git|in a|代码|东西|情况|"
+        "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"
+        "were|git|in a|代码|东西|情况|"
         "anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |"
         "the |our )?last "
         "commit|not (?:yet )?committed|committed|commit|not|working tree|"
