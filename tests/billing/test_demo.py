@@ -1,6 +1,7 @@
 """The demo model's turns: its plan, tools, reports and refusals, from the messages of a request alone."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -200,10 +201,18 @@ class TestWords:
             assert "I am" not in content
 
     @pytest.mark.parametrize(
+        ("text", "number"),
+        [("list the files modified today", 7), ("fibonacci in Rust", 4), ("斐波那契用 Rust 写", 4)],
+    )
+    def test_declined_request_offers_the_nearest_task_first(self, text, number):
+        content = answer(chat(text)["messages"])["content"]
+        assert re.search(r"\?example=(\d+)", content)[1] == str(number)
+
+    @pytest.mark.parametrize(
         ("text", "part"),
         [
             ("fix the bug in app.py", "none of them"),
-            ("print the first 20 primes in Rust", "“rust”"),
+            ("print the first 20 primes in Rust", "“Rust”"),
             ("write primes to /etc/primes.py", "outside of the working directory"),
             ("x" * 100_000, "20,000 characters"),
             ("Translate this:\n```\nfoo\n```", "none of them"),

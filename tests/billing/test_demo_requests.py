@@ -8,12 +8,30 @@ from pathlib import Path
 
 import pytest
 
+from billing.gateway.demo import wording
 from billing.gateway.demo.catalogue import UNDERSTANDING
-from billing.gateway.demo.talk import EXAMPLES
-from billing.gateway.demo.understanding import Declined, Order
+from billing.gateway.demo.offers import EXAMPLES
+from billing.gateway.demo.order import Declined, Order
+from billing.gateway.demo.tasks.examples import write_examples
 
 TABLE = Path(__file__).with_name("demo_requests.txt").read_text(encoding="utf-8").splitlines()
-_OWN = {"n", "m", "low", "below", "is_script", "span", "said", "hello", "term", "shell2", "folder"}
+_OWN = {
+    *(
+        "n",
+        "m",
+        "low",
+        "below",
+        "is_script",
+        "is_exact",
+        "span",
+        "said",
+        "hello",
+        "term",
+        "shell2",
+        "folder",
+    ),
+    *("defined", "inputs", "numbers", "input", "output", "yes", "no"),
+}
 
 
 def understand(request: str, before: Order | None = None) -> Order | None:
@@ -42,6 +60,7 @@ def tell(order: Order | None) -> str:
     elif "n" in values:
         parts.append(str(values["n"]))
     parts += [f"“{values[name]}”" for name in ("term",) if values.get(name)]
+    parts += [f"for {values[name]}" for name in ("inputs", "numbers") if name in values]
     parts += [f"in {values['folder']}"] if values.get("folder") else []
     parts += sorted(name for name in values.keys() - _OWN if name != "text")
     parts += [f"“{values['text']}”"] if "text" in values else []
@@ -79,7 +98,22 @@ def test_every_example_is_a_task_in_both_languages():
     orders = [understand(text) for example in EXAMPLES for text in example.request]
     assert all(order and order.task.uses_tools for order in orders)
     english, chinese = orders[::2], orders[1::2]
-    assert [o and o.task.key for o in english] == [o and o.task.key for o in chinese]
+    keys = [example.key for example in EXAMPLES]
+    assert [o and o.task.key for o in english] == [o and o.task.key for o in chinese] == keys
+
+
+@pytest.mark.parametrize("name", ["other_work", "other_work_chinese"])
+def test_words_for_other_work_are_not_harmless(name):
+    words = wording.read_words(name)
+    harmless = wording.read_words("harmless_chinese") | wording.read_words("making_chinese")
+    assert not [word for word in words if word in harmless or wording.is_harmless(word)]
+
+
+def test_examples_of_a_function_become_lines_of_the_program():
+    order = understand("factorial function in python, test with 5 and 7")
+    assert write_examples(order).count("\n") == 2
+    assert "factorial(7)" in write_examples(order)
+    assert understand("write a function that reverses a string, example hello -> hello") is None
 
 
 @pytest.mark.parametrize("change", [str.upper, str.title, lambda text: f"  {text} !!!  "])

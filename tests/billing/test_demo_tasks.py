@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from billing.gateway.demo.talk import EXAMPLES
+from billing.gateway.demo.offers import EXAMPLES
 from tests.demo_prompts import FOREIGN, Sandbox, Tools
 from tests.prepare import engine_dir
 
@@ -45,7 +45,10 @@ REQUESTS: list[tuple[str, list[str], list[str]]] = [
     ("which python version is installed?", [], ["Python 3"]),
     ("write primes to linked/p.py", [], ["leads out of the working directory"]),
     ("explain secret.py", [], ["it is a link"]),
-    ("write hello world to locked/hello.py", [], []),
+    ("write hello world to locked/hello.py", [], ["could not be made", "File exists"]),
+    ("factorial function in python, test with 5 and 7", ["factorial.py"], ["factorial(7) = 5040"]),
+    ("show me the readme", [], ["# Mine", "README.md"]),
+    ("which files mention Bob", [], ["data.csv:3", "notes.txt:2"]),
     ("fix the bug in app.py", [], ["I cannot do this"]),
 ]  # fmt: skip
 
@@ -64,7 +67,9 @@ def test_every_task_is_done_and_no_foreign_file_changes(tools, tmp_path: Path):
     outside.mkdir()
     (outside / "secret.py").write_text("SECRET = 1\n")
     sandbox = Sandbox(
-        tools, folder, foreign=FOREIGN | {"setup.py": "import shutil\nshutil.rmtree('x')\n"}
+        tools,
+        folder,
+        foreign=FOREIGN | {"setup.py": "import shutil\nshutil.rmtree('x')\n", "locked": "a file\n"},
     )
     (folder / "linked").symlink_to(outside)
     (folder / "secret.py").symlink_to(outside / "secret.py")
@@ -78,7 +83,7 @@ def test_every_task_is_done_and_no_foreign_file_changes(tools, tmp_path: Path):
             m.get("content") or "" for m in sandbox.messages if m["role"] == "assistant"
         )
         missing = [part for part in parts if part not in said and part != "我是内置的演示模型"]
-        if (made != outcome.made and "locked" not in request) or outcome.harmed or missing:
+        if made != outcome.made or outcome.harmed or missing:
             wrong.append((request, outcome.made, outcome.harmed, missing, outcome.message))
     assert not wrong
     assert [path.name for path in outside.iterdir()] == ["secret.py"]

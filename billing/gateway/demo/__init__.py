@@ -9,13 +9,13 @@ the reply.
 """
 
 from billing.gateway import script
-from billing.gateway.demo import talk, turns
+from billing.gateway.demo import offers, talk, turns
 from billing.gateway.demo.catalogue import UNDERSTANDING
+from billing.gateway.demo.offers import EXAMPLES as EXAMPLES
+from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.reading import read
-from billing.gateway.demo.talk import EXAMPLES as EXAMPLES
 from billing.gateway.demo.tasks.rerunning import RERUN, RUN_AGAIN
 from billing.gateway.demo.turns import SUMMARY_MARK as SUMMARY_MARK
-from billing.gateway.demo.understanding import Declined, Order
 from billing.gateway.demo.workbench import Bench, Result, Stopped
 from billing.gateway.script import Json, Step
 
@@ -47,7 +47,13 @@ def reply(request: Json, *, site: str = "") -> Step:
         is_chinese = turns.is_chinese(text)
         return Step(
             index=index,
-            text=talk.decline(site, order.reason, is_chinese=is_chinese, is_first=turn.is_first),
+            text=offers.decline(
+                site,
+                order.reason,
+                is_chinese=is_chinese,
+                is_first=turn.is_first,
+                nearest=order.nearest,
+            ),
         )
     if not order.task.uses_tools:
         return Step(index=index, text=talk.answer(order, site, is_first=turn.is_first))
@@ -76,12 +82,16 @@ def _understand(found: list[turns.Turn]) -> Order | Declined:
 def _work(order: Order, turn: turns.Turn, *, index: int, tools: dict[str, Json], site: str) -> Step:
     """Return the reply number ``index`` of a turn, from 0."""
     opening = (
-        (f"{talk.ABOUT.chinese}\n\n" if order.reading.is_chinese else f"{talk.ABOUT.english}\n\n")
+        (
+            f"{offers.ABOUT.chinese}\n\n"
+            if order.reading.is_chinese
+            else f"{offers.ABOUT.english}\n\n"
+        )
         if turn.is_first
         else ""
     )
     bench = Bench(tools=tools, is_chinese=order.reading.is_chinese, opening=opening)
-    link = talk.link_model(site)
+    link = offers.link_model(site)
     ending = bench.say(link.english, link.chinese)
     if not {"terminal", "file_editor"} <= tools.keys():
         missing = bench.say(

@@ -1,9 +1,10 @@
 """All that the demo model understands, in the order in which a request is compared with it."""
 
-from billing.gateway.demo.talk import TALKS
+from billing.gateway.demo.talk import SHORT, TALKS
+from billing.gateway.demo.tasks.counting import COUNT
 from billing.gateway.demo.tasks.facts import FACTS
 from billing.gateway.demo.tasks.fibonacci import FIBONACCI
-from billing.gateway.demo.tasks.files import COUNT, EXPLAIN, LIST, SHOW
+from billing.gateway.demo.tasks.files import EXPLAIN, LIST, SHOW
 from billing.gateway.demo.tasks.fizzbuzz import FIZZBUZZ
 from billing.gateway.demo.tasks.functions import FUNCTIONS
 from billing.gateway.demo.tasks.pages import TODO
@@ -17,11 +18,12 @@ from billing.gateway.demo.understanding import Understanding
 
 UNDERSTANDING = Understanding(
     (
-        *TALKS,
+        *(topic for topic in TALKS if topic.key not in SHORT),
         *(CODE, REPAIR, TESTS, TODO, CSV, FIZZBUZZ),
         *FUNCTIONS,
         *(PRIMES, FIBONACCI, GIT, COUNT, SEARCH, SHOW, EXPLAIN, LIST),
         *FACTS,
         SAY,
+        *(topic for topic in TALKS if topic.key in SHORT),
     )
 )

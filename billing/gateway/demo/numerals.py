@@ -36,7 +36,8 @@ _TENS = {
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000}
 _WORD = "|".join([*_UNITS, *_TENS, *_SCALES, "dozen"])
 _ENGLISH = re.compile(
-    rf"\b(?:a (?=hundred|thousand|million|dozen))?(?:{_WORD})(?:(?:[ -]|[ -]and[ -])(?:{_WORD}))*\b"
+    rf"\b(?:a (?=hundred|thousand|million|dozen))?(?:{_WORD})(?:(?:[ -]|(?<=hundred) and |"
+    rf"(?<=thousand) and )(?:{_WORD}))*\b"
 )
 _GROUPED = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w.,]*\d)")
 _DIGITS = {
@@ -48,7 +49,9 @@ _DIGITS = {
 }
 _CHINESE = re.compile(r"[零〇一二两三四五六七八九十百千万]+")
 # A single Chinese digit is part of ordinary words (一个, 一下), so it counts only beside these characters.
-_BEFORE = "前到至第于过出是"
+_BEFORE = "近前到至第于过出是"
+# A "一" before these characters is no number (一样, 一些).
+_AFTER_ONE = "样些点起直般定边致"
 _CHINESE_SCALES = {"十": 10, "百": 100, "千": 1_000, "万": 10_000}
 
 
@@ -80,6 +83,8 @@ def _from_english(match: re.Match[str]) -> str:
 def _from_chinese(match: re.Match[str]) -> str:
     characters = match[0]
     before = match.string[match.start() - 1 : match.start()]
+    if characters == "一" and match.string[match.end() :].startswith(tuple(_AFTER_ONE)):
+        return characters
     if len(characters) == 1 and characters in _DIGITS and before not in _BEFORE:
         return characters
     if len(characters) == 1 and not before.strip():

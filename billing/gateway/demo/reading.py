@@ -42,7 +42,8 @@ _GLUED = re.compile(
     "^(?:请|帮我|把|将|保存|另存|存|命名|取名|改名|名字|文件名|文件|名|叫|做|作|成|为|到|在|给|对|用|"
     "写|编写|创建|新建|生成|建立|解释|说明|介绍"
     "|讲解|分析|统计|汇总|总结|概括|查看|显示|打开|读取|读|运行|执行|测试|一下|一个|里|和|的|是|看看|"
-    "看|下|請|將|儲存|檔案|檔名|為|給|對|寫|"
+    "看|下|这份|这个|这张|那份|那个|那张|我的|你的|您的|从|几个|一些|些|下|看下|瞧瞧|帮忙|麻烦|就|請|將|儲存|檔案|"
+    "檔名|為|給|對|寫|"
     "創建|建立|解釋|說明|介紹|講解|統計|彙總|總結|顯示|執行|測試|一個|個)+"
 )
 _TRADITIONAL = str.maketrans(
@@ -113,10 +114,17 @@ def read(request: str) -> Reading:
         return keep("f", files, name)
 
     text = _FENCE.sub(keep_code, request[:MAX_REQUEST])
+    text = re.sub(r"\b[Ww]/ ?(?=[A-Za-z])", "with ", text)
     text = _ADDRESS.sub(" ⟦u0⟧ ", text)
     text = _QUOTED.sub(keep_quoted, text)
     text = _FILE.sub(keep_file, text)
-    text = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").lower()
+    # A full-width comma between numbers separates them; "1,000" is one number.
+    text = (
+        unicodedata.normalize("NFKC", re.sub(r"([，、])", r"\1 ", text))
+        .replace("’", "'")
+        .replace("‘", "'")
+        .lower()
+    )
     text = text.translate(_TRADITIONAL)
     for term, other in _TERMS.items():
         text = text.replace(term, other)

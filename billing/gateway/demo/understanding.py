@@ -6,28 +6,32 @@ request, so that nothing is done wrongly.
 """
 
 import re
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from billing.gateway.demo import vocabulary
+from billing.gateway.demo import vocabulary, wording
+from billing.gateway.demo.order import COMMON, NUMBER, Declined, Order, Task
 from billing.gateway.demo.reading import MAX_REQUEST, Reading, find_fault, read
-from billing.gateway.demo.workbench import Bench, Text
-from billing.gateway.script import Step
+from billing.gateway.demo.workbench import Text
 
-NUMBER = r"(?:(?<![a-z0-9_.,])(?<!(?<!\d)-)(?P<{name}>\d{{1,9}})(?!\d|[.,]\d|[a-z_]))"
 _WORD = re.compile(r"(?<![\w⟦'])[a-z]{4,20}(?![\w'⟧])")
-_LEFT = re.compile(r"-?\d[\w.,]*|[^\W\d_⟦⟧]+(?:['-][^\W_⟦⟧]+)*|⟦[a-z]\d+⟧|[+*/^%$#@&<>=≤≥]")
 # Questions about something that may exist, which are no orders to make it.
 _ASKS = re.compile(
     r"^(?:(?:hi|hello|hey|please|so|and|but|ok|okay)[ ,!.]*)*(?:is(?! it possible)|are(?! you able)|"
     r"does|do (?:you(?! think you)|i|we|they)|did|has|have|why|when|where|who|how|was|were)\b"
     r"|有没有|是否有|有[^，。]*吗|为什么|怎么|如何"
 )
+_THEN_ORDERS = re.compile(
+    r"[?.!:;,] ?(?:so |then |and |please |can you |could you |just )*"
+    r"(?:write|create|make|build|implement|program|code|print|run|generate|show)\b"
+    r"|[。？?，,].{0,6}(?:写|做|生成|实现|打印)"
+)
 _CREATES = re.compile(
     r"\b(?:write|create|make|generate|implement|build|add|code)\b|写|创建|生成|做|新建|编"
 )
+MIN_HARMLESS = 5
+"""The minimum length of a mistyped word that may mean a harmless word."""
 _FOLLOWS = (
     "again|once more|one more time|another time|repeat|redo|the same|same thing|same|instead|rather|"
     "change|changed|make|now|but|this time|"
@@ -45,118 +49,6 @@ _BARE = tuple(
         "{n}",
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A task with the parameters of a request.
-
-    ``output`` is the name of the file to write, or None if the request names none.
-    """
-
-    task: "Task"
-    values: dict[str, Any] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
-    output: str | None = None
-    texts: tuple[str, ...] = ()
-    codes: tuple[tuple[str, str], ...] = ()
-    is_run: bool = True
-    reading: Reading = field(default_factory=Reading)
-
-
-class Declined(Exception):
-    """A request that is not carried out. ``reason`` says why, in both languages, or is None if no task fits."""
-
-    def __init__(self, reason: Text | None = None) -> None:
-        super().__init__(reason.english if reason else "")
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the catalogue.
-
-    ``needs`` are patterns that must all occur; ``words`` is a pattern of further words of the task. ``parameters`` are
-    patterns with named groups; "{n}", "{m}" and "{low}" in them stand for numbers. ``outputs`` and ``inputs`` are the
-    extensions of the files that it writes and reads. A file called like ``stems`` names the task, if the request
-    creates the file.
-    ``check`` completes the order or raises ``Declined``. ``carry_out`` yields the steps and returns the report.
-    """
-
-    key: str
-    title: Text
-    needs: tuple[str, ...]
-    carry_out: Callable[[Order, Bench], Generator[Step, Any, str]]
-    words: str = ""
-    parameters: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    max_inputs: int = 1
-    max_texts: int = 0
-    max_codes: int = 0
-    stems: str = ""
-    check: Callable[[Order], Order] | None = None
-    uses_tools: bool = True
-    may_ask: bool = False
-    """Whether a question ("how many rows …") is an order for the task."""
-    makes: bool = False
-    """Whether the task makes files, so that words like "write a program" are part of the request."""
-
-    @cached_property
-    def need_patterns(self) -> list[re.Pattern[str]]:
-        return [vocabulary.compile_words(need) for need in self.needs]
-
-    @cached_property
-    def parameter_patterns(self) -> list[re.Pattern[str]]:
-        return compile_parameters(self.parameters)
-
-    @cached_property
-    def vocabulary(self) -> re.Pattern[str]:
-        shared: tuple[str, ...] = (vocabulary.POLITE, vocabulary.POLITE_ZH)
-        if self.is_making:
-            shared = (
-                vocabulary.RUN,
-                vocabulary.RUN_ZH,
-                vocabulary.SAVE,
-                vocabulary.SAVE_ZH,
-                vocabulary.STYLE,
-                vocabulary.STYLE_ZH,
-                vocabulary.MAKING,
-                vocabulary.MAKING_ZH,
-                *shared,
-            )
-        return vocabulary.compile_words("|".join(filter(None, (*self.needs, self.words, *shared))))
-
-    @property
-    def is_making(self) -> bool:
-        return self.makes or bool(self.outputs)
-
-    @cached_property
-    def targets(self) -> frozenset[str]:
-        """The words to which a mistyped word may be corrected."""
-        common = {
-            "write",
-            "create",
-            "please",
-            "program",
-            "python",
-            "script",
-            "print",
-            "file",
-            "save",
-            "first",
-        }
-        return vocabulary.find_words((*self.needs, self.words, *self.parameters)) | common
-
-
-def compile_parameters(patterns: Sequence[str]) -> list[re.Pattern[str]]:
-    """Return patterns whose "{n}", "{m}" and "{low}" match a number, and call it so."""
-    numbers = {name: NUMBER.format(name=name) for name in ("n", "m", "low")}
-    return [
-        vocabulary.compile_words(re.sub(r"\{(n|m|low)\}", lambda m: numbers[m[1]], alternative))
-        for pattern in patterns
-        for alternative in vocabulary.split_alternatives(pattern)
-    ]
 
 
 @dataclass(slots=True)
@@ -180,7 +72,11 @@ class Understanding:
             vocabulary.NO_RUN,
             _FOLLOWS,
         )
-        self.known = vocabulary.find_words((*patterns, *shared))
+        self.known = (
+            COMMON
+            | wording.read_words("other_work")
+            | vocabulary.find_words((*patterns, *shared, *wording.read_lines("harmless_phrases")))
+        )
 
     def understand(
         self, request: str, *, before: Order | None = None, has_images: bool = False
@@ -206,40 +102,39 @@ class Understanding:
                 try:
                     return _complete(match.order)
                 except Declined as declined:
+                    declined.nearest = declined.nearest or match.order.task.key
                     reasons.append(declined)
+        if order := self._find_talk(matches, reading):
+            return order
         if before and (order := self._follow(before, reading)):
             return _complete(order)
-        if reasons:
-            raise reasons[0]
-        for name in reading.files:
-            if find_fault(name) == "outside":
-                raise Declined(_tell_outside(name))
-        partial = [match for match in matches if match.order.task.uses_tools and match.left]
-        if partial:
-            best = min(partial, key=lambda match: (len(match.left), not match.order.inputs))
-            raise Declined(_explain_left(best))
-        raise Declined
+        raise reasons[0] if reasons else _find_reason(matches, reading, request)
+
+    @staticmethod
+    def _find_talk(matches: list[_Match], reading: Reading) -> Order | None:
+        """Return the topic to answer in words although some words are unknown, or None."""
+        if reading.files or reading.codes or any(m.order.task.uses_tools for m in matches):
+            return None
+        fitting = (
+            match.order
+            for match in matches
+            if len(match.left) <= match.order.task.max_unknown and _is_talk(match)
+        )
+        return next(fitting, None)
 
     def _match(self, task: Task, reading: Reading, *, is_follow: bool = False) -> _Match | None:
         text = self._correct(reading.text, task)
-        is_named = (
-            bool(task.stems)
-            and bool(_CREATES.search(text))
-            and any(
-                re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())
-                for name in reading.files
-            )
-        )
-        if task.is_making and not task.may_ask and _ASKS.search(text):
+        is_question = _ASKS.search(text) and not _THEN_ORDERS.search(text)
+        if task.is_making and not task.may_ask and is_question:
             return None
-        missing = [p for p in task.need_patterns if not p.search(text)]
-        if not is_follow and missing and not is_named:
+        is_named = bool(task.stems and _CREATES.search(text)) and any(
+            re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())
+            for name in reading.files
+        )
+        if not (is_follow or is_named or all(p.search(text) for p in task.need_patterns)):
             return None
         values: dict[str, Any] = {}
-        is_run = True
-        rest, count = _NO_RUN.subn(" ¦ ", text)
-        if count:
-            is_run = False
+        rest, count = _NO_RUN.subn(_blank, text)
         for pattern in [*task.parameter_patterns, *(_BARE_PATTERNS if is_follow else ())]:
             if match := pattern.search(rest):
                 new = {
@@ -248,15 +143,16 @@ class Understanding:
                 if new.keys() & values.keys() or (values.get("bare") and new):
                     continue  # a second value for the same parameter stays uncovered
                 values |= new
-                rest = f"{rest[: match.start()]} ¦ {rest[match.end() :]}"
-        words = task.vocabulary if not is_follow else _with_follows(task)
-        rest = words.sub("¦", rest)
+                rest = f"{rest[: match.start()]}{_blank(match)}{rest[match.end() :]}"
+        patterns = [*task.word_patterns, *([_FOLLOW_WORDS] if is_follow else ())]
+        parts = wording.find_left(rest, patterns, is_making=task.is_making)
+        parts += _find_forbidden(task, text)
         left = []
         inputs: list[str] = []
         outputs: list[str] = []
         texts: list[str] = []
         codes: list[tuple[str, str]] = []
-        for token in _LEFT.findall(rest):
+        for _, token in parts:
             kind = token[1] if token.startswith("⟦") else ""
             index = int(token[2:-1]) if kind else 0
             if kind == "f" and self._take_file(task, reading.files[index], inputs, outputs):
@@ -275,21 +171,24 @@ class Understanding:
             outputs[0] if outputs else None,
             tuple(texts),
             tuple(codes),
-            is_run,
+            not count,
             reading,
         )
         return _Match(order, left)
 
     def _correct(self, text: str, task: Task) -> str:
-        """Return a text in which mistyped words are replaced by the words of a task that they mean."""
+        """Return a text in which mistyped words are replaced by words of a task, or by harmless words."""
 
         def replace_word(match: re.Match[str]) -> str:
             word = match[0]
-            return (
-                word if word in self.known else vocabulary.correct(word, self.known, task.targets)
-            )
+            if word in self.known or wording.is_harmless(word):
+                return word
+            meant = vocabulary.correct(word, self.known, task.targets)
+            if meant == word and len(word) >= MIN_HARMLESS:
+                meant = vocabulary.correct(word, self.known, wording.read_words("harmless_english"))
+            return meant
 
-        return _WORD.sub(replace_word, text)
+        return _WORD.sub(replace_word, wording.write_in_full(text))
 
     @staticmethod
     def _take_file(task: Task, name: str, inputs: list[str], outputs: list[str]) -> bool:
@@ -342,19 +241,45 @@ class Understanding:
 
 _NO_RUN = vocabulary.compile_words(f"{vocabulary.NO_RUN}")
 _BARE_PATTERNS = [vocabulary.compile_words(pattern) for pattern in _BARE]
+_MAKING = vocabulary.compile_words(f"{vocabulary.MAKING}|{vocabulary.MAKING_ZH}")
 _AGAIN = vocabulary.compile_words(
     "again|once more|repeat|redo|retry|rerun|re-run|one more time|another time|run it|再来|再次|重新|重来|"
     "重做|重试|再做|再运行|再跑|再试|一遍|一次"
 )
-_FOLLOW_PATTERNS: dict[str, re.Pattern[str]] = {}
+_FOLLOW_WORDS = vocabulary.compile_words(f"{_FOLLOWS}|{_FOLLOWS_ZH}")
+# Explanations, which a program does not give.
+_TELLS = vocabulary.compile_words(
+    "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
+    "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
+    "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
+    "(?:in|using|with)(?: just| only)? (?:one|1|a single) line|一行代码|1行代码|有什么用|有啥用|"
+    "有什么意义|是什么意思|为什么|历史"
+)
 
 
-def _with_follows(task: Task) -> re.Pattern[str]:
-    if task.key not in _FOLLOW_PATTERNS:
-        _FOLLOW_PATTERNS[task.key] = re.compile(
-            f"{vocabulary.compile_words(f'{_FOLLOWS}|{_FOLLOWS_ZH}').pattern}|{task.vocabulary.pattern}"
-        )
-    return _FOLLOW_PATTERNS[task.key]
+def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
+    """Return the parts of a text that ask for more than a task does."""
+    patterns = [_TELLS] if task.is_making and not task.may_ask else []
+    if task.forbidden and task.uses_tools:
+        patterns.append(task.forbidden)
+    return [wording.Left(m.start(), m[0]) for pattern in patterns for m in pattern.finditer(text)]
+
+
+def _is_talk(match: _Match) -> bool:
+    """Return whether nothing in a request, with parts that are not understood, asks for work."""
+    forbidden = match.order.task.forbidden
+    return not (forbidden and forbidden.search(match.order.reading.text)) and not any(
+        part in wording.read_words("other_work")
+        or not part.isalpha()
+        or _MAKING.search(part)
+        or any(word in part for word in wording.read_words("other_work_chinese"))
+        for part in match.left
+    )
+
+
+def _blank(match: re.Match[str]) -> str:
+    """Return characters in the place of a match, so that all other parts keep their places."""
+    return "¦" * len(match[0])
 
 
 def _complete(order: Order) -> Order:
@@ -393,11 +318,26 @@ def _name_left(token: str, kind: str, index: int, reading: Reading) -> str:
             return token
 
 
-def _explain_left(match: _Match) -> Text:
+def _find_reason(matches: list[_Match], reading: Reading, request: str) -> Declined:
+    """Return why a request is declined that no task covers in full."""
+    for name in reading.files:
+        if find_fault(name) == "outside":
+            return Declined(_tell_outside(name))
+    partial = [match for match in matches if match.order.task.uses_tools and match.left]
+    if not partial:
+        return Declined()
+    best = min(partial, key=lambda match: (len(match.left), not match.order.inputs))
+    return Declined(_explain_left(best, request), nearest=best.order.task.key)
+
+
+def _explain_left(match: _Match, request: str) -> Text:
     task = match.order.task
-    parts = list(dict.fromkeys(match.left))[:6]
-    english = ", ".join(f"“{part}”" for part in parts)
-    chinese = "、".join(f"“{part}”" for part in parts)
+    parts = []
+    for part in dict.fromkeys(match.left):
+        typed = re.search(re.escape(part), request, re.IGNORECASE)
+        parts.append(typed[0] if typed else part)
+    english = ", ".join(f"“{part}”" for part in parts[:6])
+    chinese = "、".join(f"“{part}”" for part in parts[:6])
     return Text(
         f"I know this task: {task.title.english}. But I do not understand this part of your request: {english}.",
         f"我会做“{task.title.chinese}”，但是不理解请求里的这一部分：{chinese}。",

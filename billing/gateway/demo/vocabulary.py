@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 POLITE = (
     "please|pls|plz|kindly|hi|hello|hey|ok|okay|so|now|then|and|also|but|just|first of all|for me|to "
@@ -25,7 +25,7 @@ MAKING = (
     "whip up|put together|come up with|craft|crafts|draft|drafts|hack together|compute|calculate|"
     "write|writes|writing|create|creates|creating|make|makes|making|build|building|generate|generates|"
     "generating|produce|produces|"
-    "implement|implements|develop|prepare|set up|add|put|code up|code|save|saved|saving|store|stored|"
+    "implement|implements|implementation|develop|prepare|set up|add|put|code up|code|save|saved|saving|store|stored|"
     "showing|display|displays|using|use|uses|"
     "in python|with python|using python|python ?3?(?:\\.\\d+)?|py|program|programme|script|snippet|file|"
     "question|task|job|thing|something|stuff|work|called|named|name|titled|entitled|call|step by step|"
@@ -161,6 +161,13 @@ def compile_words(*patterns: str) -> re.Pattern[str]:
                 end = "" if _LOOKS_AHEAD.search(alternative) else "(?![a-z0-9_']|-[a-z])"
                 alternatives.append(rf"(?<![a-z0-9_'])(?:{alternative}){end}")
     return re.compile("|".join(alternatives))
+
+
+@cache
+def compile_shared(*, is_making: bool) -> re.Pattern[str]:
+    """Return the pattern of the words that any task covers, with "write" and the like for a task that makes files."""
+    making = (RUN, RUN_ZH, SAVE, SAVE_ZH, STYLE, STYLE_ZH, MAKING, MAKING_ZH)
+    return compile_words("|".join((*(making if is_making else ()), POLITE, POLITE_ZH)))
 
 
 def split_alternatives(pattern: str) -> list[str]:

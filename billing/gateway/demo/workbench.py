@@ -144,7 +144,7 @@ class Bench:
         command = "pwd -P && ls -A1 | cat"
         if folder:
             quoted = shlex.quote(folder)
-            command += f"; if [ -e {quoted} ]; then (cd -P {quoted} && echo // && pwd -P && ls -A1 | cat); fi"
+            command += f"; if [ -d {quoted} ]; then (cd -P {quoted} && echo // && pwd -P && ls -A1 | cat); fi"
         result = yield from self.run(command, text, "Look around")
         own, _, inner = result.output.partition("\n//\n")
         lines = own.splitlines()

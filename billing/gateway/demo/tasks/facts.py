@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from typing import Any
 
-from billing.gateway.demo.understanding import Order, Task
+from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -39,6 +39,7 @@ def _make(key: str, english: str, chinese: str, *needs: str, words: str = "") ->
         title=Text(english, chinese),
         needs=needs,
         words=f"{_WORDS}|{words}" if words else _WORDS,
+        forbids="should|why|tomorrow|yesterday|was|next|last|how do|how can|怎么|为什么|应该",
         carry_out=_do_fact,
     )
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.primes import PRIMES
 from billing.gateway.demo.tasks.programs import (
     BELOW,
@@ -14,7 +15,6 @@ from billing.gateway.demo.tasks.programs import (
     write_and_run,
     write_text,
 )
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Text
 
 _FIBONACCI = '''"""Print {title}."""
@@ -88,7 +88,13 @@ FIBONACCI = Task(
     title=Text("a program that prints Fibonacci numbers", "打印斐波那契数列的程序"),
     needs=(
         (
-            "fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|sequence|series)|斐波那契|"
+            "(?:sequence|series|numbers?|list) (?:where|in which) (?:every|each)(?: new| next)? "
+            "(?:number|term|one|element|value) is the sum of the (?:two |2 )?(?:previous |last |preceding )?"
+            "(?:two|2)?(?: numbers| terms| ones)?(?: before(?: it)?)?|"
+            "(?:数列|序列)?[，,]?(?:每个数|每一项|每项|后一个数|后一项)(?:都)?(?:是|"
+            "等于)(?:它)?前面?(?:两|二|2)(?:个数?|项)"
+            "(?:之和|的和|相加|加起来)|兔子数列|fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|"
+            "sequence|series)|斐波那契|"
             "斐波纳契|斐波拉契|费波那契|菲波那契|费氏"
         ),
     ),

@@ -5,8 +5,8 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -21,7 +21,7 @@ KINDS = {
     "csv": "csv",
     "json": "json",
 }
-_KIND = "|".join(f"(?P<kind_{key}>(?:{pattern}))" for key, pattern in KINDS.items())
+KIND = "|".join(f"(?P<kind_{key}>(?:{pattern}))" for key, pattern in KINDS.items())
 HERE = (
     "here|in here|current|current working|working|workspace|project|repo|repository|this|directory|"
     "directories|folders?|dir|root|sandbox|my|codebase|source|code|the|"
@@ -29,11 +29,16 @@ HERE = (
 )
 
 
-def _kind(order: Order) -> str | None:
+def find_kind(order: Order) -> str | None:
     return next((name[5:] for name in order.values if name.startswith("kind_")), None)
 
 
 def _check_folder(order: Order) -> Order:
+    text = order.reading.text
+    if re.search(r"\b(?:folders|directories)\b|多少个?(?:文件夹|目录)", text) and not re.search(
+        r"\bfiles?\b|文件(?!夹)|sub-?(?:folders|directories)", text
+    ):
+        raise Declined
     folder = order.values.get("folder") or (order.inputs[0].rstrip("/") if order.inputs else "")
     if (
         folder
@@ -54,7 +59,7 @@ def _check_folder(order: Order) -> Order:
 
 
 def _do_list(order: Order, bench: Bench) -> Report:
-    folder, kind = order.values["folder"], _kind(order)
+    folder, kind = order.values["folder"], find_kind(order)
     where = quote(folder) if folder else "."
     find = f"find {where} -type f -not -path '*/.git/*'" + (f" -name '*.{kind}'" if kind else "")
     if "many" in order.values:
@@ -98,15 +103,16 @@ LIST = Task(
             "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
             "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
             "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
-            "打印|罗列|数一下|统计|告诉"
+            "打印|罗列|数一下|统计|告诉|啥|what's in here|what is in here|what do we have here|what have we got here"
         ),
         (
             "dir|files?|filenames?|file names?|director(?:y|ies)|folders?|contents?|ls|workspace|文件|"
-            "目录|文件夹|内容|东西"
+            "目录|文件夹|内容|东西|what's in here|what is in here|what do we have here|what have we got here"
         ),
     ),
     words=(
-        f"{HERE}|names?|all|all of|every|everything|available|existing|do i have|do we have|i have|we "
+        f"{HERE}|in total|total|altogether|names?|all|all of|every|everything|available|existing|"
+        f"do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
         "currently|does|at|sizes?|with (?:their )?(?:sizes?|details)|details|detailed|long|including "
@@ -135,10 +141,16 @@ LIST = Task(
         ),
         (
             "(?:in|of|inside|under|from) (?:the |my )?(?P<folder>(?!the|my|this|current|working|same|"
-            "project|our|workspace|root|sandbox|that|whole|entire|a|repo|"
+            "project|our|home|other|parent|downloads|documents|desktop|workspace|root|sandbox|that|whole|"
+            "entire|a|repo|"
             "repository)[a-z0-9_][a-z0-9_.-]{0,60}) (?:folder|directory|subfolder|dir)"
         ),
-        f"(?:{_KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
+        f"(?:{KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
+    ),
+    forbids=(
+        "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|new|newest|"
+        "last|latest|since|before|after|ago|weeks?|months?)|why|important|useful|relevant|interesting|"
+        "funny|about|你是|您是|今天|昨天|最近|之前|以前|之后"
     ),
     inputs=("*",),
     check=_check_folder,
@@ -162,9 +174,10 @@ def _check_file(order: Order) -> Order:
 
 def _do_explain(order: Order, bench: Bench) -> Report:
     (path,) = order.inputs
-    there = yield from _is_file(path, bench)
-    if not there:
+    found = yield from find_file(path, bench)
+    if found is None:
         return tell_missing(path, bench)
+    path = found
     result: Result = yield from bench.measure(
         "describe_file.py",
         quote(path),
@@ -185,18 +198,34 @@ def _do_explain(order: Order, bench: Bench) -> Report:
     )
 
 
-def _is_file(path: str, bench: Bench) -> Generator[Step, Any, bool]:
+def find_file(path: str, bench: Bench) -> Generator[Step, Any, str | None]:
+    """Return the path of a file that is there, or None. A name like "readme" means a file like ``README.md`` too."""
     # A file that a link leads to may be outside of the working directory, so links are not followed.
     command = f"test -f {quote(path)} && test ! -L {quote(path)} && ls -l {quote(path)}"
     folder = path.rpartition("/")[0]
     if folder:
         yield from bench.look(folder)
+    text = bench.say(f"First I check that `{path}` is there.", f"我先看看 `{path}` 在不在。")
+    result: Result = yield from bench.run(command, text, "Look for the file")
+    if result.is_success:
+        return path
+    if not path.isalpha():
+        return None
+    yield from bench.look()
+    names = (f"{path}{end}".casefold() for end in ("", ".md", ".txt", ".rst"))
+    name = next((name for name in names if name in bench.names), None)
+    return None if name is None else (yield from _spell(name, bench))
+
+
+def _spell(name: str, bench: Bench) -> Generator[Step, Any, str | None]:
+    """Return the name of a file that is there, as it is written, or None. ``name`` is in lower case."""
     result: Result = yield from bench.run(
-        command,
-        bench.say(f"First I check that `{path}` is there.", f"我先看看 `{path}` 在不在。"),
+        f"find . -maxdepth 1 -type f -iname {quote(name)}",
+        bench.say(f"How is `{name}` written?", f"`{name}` 的名字怎么写？"),
         "Look for the file",
     )
-    return result.is_success
+    found = [line.removeprefix("./") for line in result.output.splitlines()]
+    return found[0] if len(found) == 1 else None
 
 
 def tell_missing(path: str, bench: Bench) -> str:
@@ -210,7 +239,7 @@ def tell_missing(path: str, bench: Bench) -> str:
     )
 
 
-_THIS_FILE = (
+THIS_FILE = (
     "the file|this file|file|contents?|content of|of|code|script|source|module|program|text|document|"
     "里面|内容|代码|这个文件|文件|脚本|程序|模块"
 )
@@ -219,11 +248,11 @@ EXPLAIN = Task(
     title=Text("an overview of a file", "介绍一个文件"),
     needs=(
         (
-            "(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
+            "what do|(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
             "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
             "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
             "analy[sz]e|analysis|inspect|how does|structure|outline|"
-            "解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
+            "干啥|做啥|是啥|解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
             "描述|理解|看懂|功能"
         ),
         (
@@ -232,11 +261,15 @@ EXPLAIN = Task(
         ),
     ),
     words=(
-        f"{_THIS_FILE}|{HERE}|do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
+        f"{THIS_FILE}|{HERE}|go through|going through|go over|happens?|happening|going on|"
+        f"someone who (?:has )?never [a-z]+(?: before)?|"
+        f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
-        "的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|功能|怎么|工作|它|主要|结构|函数"
+        "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|"
+        "功能|怎么|工作|它|主要|结构|函数"
     ),
+    forbids="(?:output|results?) of|的(?:运行)?(?:输出|结果)",
     inputs=("*",),
     check=_check_file,
     carry_out=_do_explain,
@@ -245,9 +278,10 @@ EXPLAIN = Task(
 
 def _do_show(order: Order, bench: Bench) -> Report:
     (path,) = order.inputs
-    there = yield from _is_file(path, bench)
-    if not there:
+    found = yield from find_file(path, bench)
+    if found is None:
         return tell_missing(path, bench)
+    path = found
     if "n" in order.values:
         end = "tail" if "tail" in order.values else "head"
         command = f"{end} -n {order.values['n']} {quote(path)}"
@@ -278,115 +312,27 @@ SHOW = Task(
     needs=(
         (
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
-            "is in|output|give|let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
+            "is in|what did i write|say|says|what is written|what's written|写了什么|写了啥|写的什么|"
+            "写的啥|写了些什么|有啥|写着什么|output|give|"
+            "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
         "(?=⟦f)",
     ),
     words=(
-        f"{_THIS_FILE}|{HERE}|what|what's|is|inside|in|of|me|lines?|whole|entire|complete|full|里|的|写了|"
+        f"{THIS_FILE}|{HERE}|does|says?|written|what|what's|is|inside|in|of|me|lines?|whole|entire|"
+        f"complete|full|里|的|写了|"
         f"有|行|全部|完整|什么|是"
     ),
     parameters=(
         "(?:the )?(?:first|top) {n} lines(?: of)?|前{n}行",
         "(?P<tail>(?:the )?last {n} lines(?: of)?)|(?P<tail>(?:最后|末尾|后){n}行)",
     ),
+    forbids=(
+        "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
+        "does(?! ⟦f\\d+⟧ say)|"
+        "(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
+    ),
     inputs=("*",),
     check=_check_file,
     carry_out=_do_show,
-)
-
-
-# --- Counting -----------------------------------------------------------------------
-
-_CODE = "py js ts jsx tsx java c h cpp cc go rs rb php sh html css swift kt cs".split()  # noqa: SIM905
-
-
-def _do_count(order: Order, bench: Bench) -> Report:
-    kind = _kind(order)
-    if order.inputs:
-        (path,) = order.inputs
-        there = yield from _is_file(path, bench)
-        if not there:
-            return tell_missing(path, bench)
-        result: Result = yield from bench.run(
-            f"wc -l < {quote(path)} && wc -w < {quote(path)} && wc -c < {quote(path)}",
-            bench.say("Now I count.", "现在我数一数。"),
-            "Count",
-        )
-        numbers = result.output.split()
-        if not result.is_success or len(numbers) != 3:
-            return bench.say(f"I could not read `{path}`.", f"读不了 `{path}`。")
-        lines, words, size = numbers
-        return bench.say(
-            f"`{path}` has {lines} lines, {words} words and {size} bytes (counted by `wc`).",
-            f"`{path}` 有 {lines} 行、{words} 个单词、{size} 字节（用 `wc` 统计）。",
-        )
-    names = [kind] if kind else _CODE
-    tests = " -o ".join(f"-name '*.{name}'" for name in names)
-    skip = " ".join(
-        f"-not -path '*/{name}/*'" for name in (".git", "node_modules", ".venv", "__pycache__")
-    )
-    result = yield from bench.run(
-        (
-            f"find . -type f \\( {tests} \\) {skip} -exec cat {{}} + | wc -l && find . -type f \\( "
-            f"{tests} \\) {skip} | wc -l"
-        ),
-        bench.say("I count.", "我数一数。"),
-        "Count lines",
-    )
-    numbers = result.output.split()
-    if not result.is_success or len(numbers) != 2:
-        return (
-            bench.say("I could not count the lines.", "我没能数出行数。")
-            + f"\n\n{result.outline()}"
-        )
-    what = f"`.{kind}`" if kind else bench.say("source", "源代码")
-    return bench.say(
-        f"{numbers[1]} {what} files here have {numbers[0]} lines together, empty lines and comments included "
-        f"(without `.git`, `node_modules`, `.venv`)."
-        + ("" if kind else f" Counted as source: {', '.join(_CODE)}."),
-        (
-            f"这里有 {numbers[1]} 个 {what} 文件，共 {numbers[0]} 行，含空行和注释（不含 "
-            f"`.git`、`node_modules`、`.venv`）。"
-        )
-        + ("" if kind else f"算作源代码的有：{'、'.join(_CODE)}。"),
-    )
-
-
-def _check_count(order: Order) -> Order:
-    text = order.reading.text
-    if (
-        not order.inputs
-        and re.search(r"word|character|byte|字|单词", text)
-        and not re.search(r"line|行", text)
-    ):
-        raise Declined(
-            Text(
-                ("Name the file, please; for example: count the words in notes.txt"),
-                "请写出文件名，例如：统计 notes.txt 的字数",
-            )
-        )
-    return order
-
-
-COUNT = Task(
-    key="count",
-    title=Text("the number of lines and words", "统计行数和单词数"),
-    needs=(
-        (
-            "lines of code|count|counts|counting|how many|how much|how long|number of|amount of|total|loc|sloc|"
-            "length|wc|统计|多少|几|数一下|数一数|数|计算|行数|字数|总共"
-        ),
-        "lines?|words?|characters?|bytes?|loc|sloc|how long|length|行|字|单词|字符|行数|字数",
-    ),
-    words=(
-        f"{_THIS_FILE}|{HERE}|lines?(?: of)?(?: source)?(?: code)?|code|words?|characters?|bytes?|are|"
-        f"is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|loc|altogether|"
-        f"overall|count|tell me|lines and words|each|"
-        "的|有|行代码|行|单词|字符|字|代码|共|一共|总共|总|所有的?|全部的?|数量|数|计算|个数|里|文件|多少|总计|量"
-    ),
-    parameters=(f"(?:{_KIND})(?= ?(?:files?|scripts?|code|source|lines|文件|代码|there|are|$))",),
-    inputs=("*",),
-    check=_check_count,
-    carry_out=_do_count,
 )

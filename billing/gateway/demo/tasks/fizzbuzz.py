@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import (
     BELOW,
     MAX_COUNT,
@@ -14,7 +15,6 @@ from billing.gateway.demo.tasks.programs import (
     write_and_run,
     write_text,
 )
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Text
 
 _FIZZBUZZ = '''"""Play FizzBuzz with the numbers from {low} to {high}."""
@@ -92,7 +92,13 @@ FIZZBUZZ = Task(
         "numbers?|print|prints|printing|play|plays|playing|loop|loops|counting|count|counts|outputs?|"
         "rules?|list|replace|replaces|replaced|instead|instead of|"
         "number|both|otherwise|else|if|when|or|all|each|every|the number itself|itself|programming|"
-        f"{_MULTIPLES} (?:3 (?:and|&) 5|3|5|15)|"
+        f"{_MULTIPLES} (?:3s? (?:and|&|or) 5s?|3|5|15)|"
+        "(?:should|must|will) (?:be|become|print|say)|multiples of both|divisible by both|(?:fizz|"
+        "buzz)(?: for| on| if| when| at| every|,|:| =| ->| =>)* ?(?:all |the |every |multiples of )*(?:3|"
+        "5|15)s?|"
+        "同时是|同时满足|两者都是|(?:逢|遇到?|碰到)(?:[35三五]|15)(?:的?倍数)?(?:就)?(?:报|说|喊|输出|"
+        "打印|显示|写)?|报|喊|数数|"
+        "(?:(?:they|people|interviewers?) )?(?:always |often )?(?:asks?|asked)(?: me| us)?(?: for)?|"
         "(?:能|可以)?(?:同时)?(?:被)?(?:3和5|3与5|15|3|5)(?:的)?(?:公?倍数|整除)(?:的)?(?:数字?)?|"
         "经典的?|著名的?|游戏|题目|题|打印|输出|数字|的|如果|遇到|则|否则|替换|代替|其他|其余|原样|数|"
         "从|所有|规则|面试|练习|写|问题|时|倍数"
@@ -104,7 +110,7 @@ FIZZBUZZ = Task(
         "(?:小于等于|不大于|不超过|直到|最大(?:到|为)?|到|至){m}(?:为止|以内)*",
         "{m}(?:以内|之内|以下)",
         "(?:the )?(?:first|initial) {n}(?: numbers?)?",
-        "{n} (?:numbers?|lines?|times|rounds|values|steps|entries|items)",
+        "{n} (?:numbers?|lines?|rounds|values|steps|entries|items)",
         "前{n}个?|{n}个数?",
         *SEPARATORS[:1],
     ),

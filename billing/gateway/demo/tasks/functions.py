@@ -5,19 +5,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from billing.gateway.demo.order import Order, Task
+from billing.gateway.demo.tasks.examples import NUMBERS, WORDS, check_examples, write_examples
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 
 FOLDER = Path(__file__).parent.parent / "material" / "functions"
 _WORDS = (
-    "functions?|method|routine|helper|define|defines|that|takes?|accepts?|given|input|argument|"
+    "func|fn|def|gives?(?: it| that| them)? back|back|fill (?:it )?in|pls fill in|handles?|functions?|"
+    "method|routine|helper|define|defines|that|takes?|accepts?|given|input|argument|"
     "parameter|returns?|returning|whether|if|or not|"
     "checks?|checking|tests?|testing|detects?|detect|determines?|tells?|finds?|computes?|calculates?|"
     "print|prints|examples?|with (?:some )?(?:unit )?(?:tests|examples|checks|asserts?)|"
     "with (?:a )?few examples|together with|including tests|"
-    "函数|方法|判断|检查|检测|计算|求|是否|是不是|为|的|返回|输入|传入|接收|给定|打印|输出|能|可以|"
+    "算|求|函数|方法|判断|检查|检测|计算|求|是否|是不是|为|的|返回|输入|传入|接收|给定|打印|输出|能|可以|"
     "示例|例子|带测试|并测试|测试|加上?测试|附带测试"
 )
 
@@ -36,7 +38,9 @@ def _do_function(order: Order, bench: Bench) -> Generator[Step, Any, str]:
         *([bench.say("Run its checks", "运行检查")] if order.is_run else []),
     )
     yield from bench.look(name_asked.rpartition("/")[0])
-    path = yield from bench.create(name_asked, _read(name))
+    end = '    print("All checks passed.")\n'
+    program = _read(name).replace(end, write_examples(order) + end)
+    path = yield from bench.create(name_asked, program)
     title = order.task.title
     written = bench.say(
         f"I wrote `{path}`: {title.english}.{bench.tell_name(name_asked, path)}",
@@ -65,15 +69,26 @@ def _do_function(order: Order, bench: Bench) -> Generator[Step, Any, str]:
 
 
 def _make(
-    key: str, english: str, chinese: str, *needs: str, words: str = "", stems: str = ""
+    key: str,
+    english: str,
+    chinese: str,
+    *needs: str,
+    words: str = "",
+    stems: str = "",
+    parameters: tuple[str, ...] = (),
+    forbids: str = "every|each|all|per|每个|所有|全部",
 ) -> Task:
     return Task(
         key=key,
         title=Text(english, chinese),
         needs=needs,
         words=f"{_WORDS}|{words}" if words else _WORDS,
+        parameters=parameters,
+        max_texts=2 if parameters == WORDS else 0,
+        check=check_examples if parameters else None,
         outputs=("py",),
         stems=stems or f"^{key}$",
+        forbids=forbids,
         carry_out=_do_function,
     )
 
@@ -94,45 +109,78 @@ FUNCTIONS = (
         "reverse_string",
         "a function that reverses a string",
         "反转字符串的函数",
-        "revers(?:e|es|ing|al)|backwards?|flips?|反转|翻转|倒序|颠倒|逆序|倒过来|逆转",
+        "revers(?:e|es|ing|al)|backwards?|back to front|flips?|反过来|翻过来|倒着|反着|反转|翻转|倒序|"
+        "颠倒|逆序|倒过来|逆转",
         "strings?|texts?|words?|字符串|文本|单词|字符",
-        words="characters?|letters?|order|the order of",
+        words=(
+            "reverse_string(?:\\([a-z]+\\))?|turns?|turning|spells?|characters?|letters?|order|"
+            "the order of|变|成|写"
+        ),
+        forbids="every|each|all|per|words|每个|所有|全部",
+        parameters=WORDS,
     ),
     _make(
         "palindrome",
         ("a function that checks whether a text is a palindrome"),
         "判断回文的函数",
-        "palindromes?|palindromic|回文",
-        words="strings?|texts?|words?|checker|phrases?|字符串|文本|单词|数",
+        (
+            "same (?:when )?(?:read )?backwards?|palindromes?|palindromic|(?:reads?|spelled|spelt|is|are|"
+            "be|looks?)? ?(?:the )?same (?:from |in |on )?(?:both "
+            "(?:sides?|ways|directions|ends)|(?:forwards?|front) (?:and|as|or) (?:backwards?|back)|"
+            "backwards? (?:and|as|or) "
+            "forwards?)|正(?:着|过来)?读?(?:和|跟|与)?[倒反](?:着|过来)?读?(?:都|是)*一样的?|回文"
+        ),
+        parameters=WORDS,
+        words=(
+            "reads?|same|is_palindrome(?:\\([a-z]+\\))?|(?:ignor(?:e|es|ing)|regardless of|"
+            "no matter the) (?:the )?(?:upper[- ]?(?:and |or |/)?lower[- ]?)?(?:case|spaces|"
+            "punctuation)(?:(?:,| and| or)+ (?:case|spaces|punctuation))*|case[- ]insensitive(?:ly)?|"
+            "(?:忽略|不区分|不管|不考虑)(?:大小写|空格|标点)(?:(?:和|、)(?:大小写|空格|"
+            "标点))*(?:就更好了?)?|正着读?|倒着读?|反着读?|读|一样|是不是|和|"
+            "(?:they )?(?:always )?asks?(?: about)?|for|strings?|texts?|words?|checker|phrases?|字符串|"
+            "文本|单词|数"
+        ),
     ),
     _make(
         "factorial",
         "a function that computes the factorial of a number",
         "计算阶乘的函数",
-        "factorials?|阶乘",
-        words="numbers?|integers?|of a number|calculator|整数|数字|数",
+        "factorials?|阶乘|n!|\\d{1,3}! ?= ?\\d{1,20}(?=.*(?:any number|python|function))",
+        words=(
+            "factorial(?:\\([a-z]+\\))?|iterative(?:ly)?|(?:raises?|raising|throws?) (?:a |"
+            "an )?valueerror|(?:when|if|for) (?:n|it|the number|the input|number)(?: is|'s)?(?: a)?|"
+            "negative|numbers?|integers?|of a number|calculator|any|how do i make python do that|n|的|"
+            "整数|数字|数|多少"
+        ),
+        parameters=NUMBERS,
     ),
     _make(
         "count_vowels",
         ("a function that counts the vowels of a text"),
         "统计元音字母的函数",
-        "vowels?|元音",
-        "counts?|counting|how many|number of|统计|数|多少|个数|计数",
-        words="strings?|texts?|words?|letters?|字符串|文本|单词|字母",
+        "vowels?|count_vowels|元音",
+        "counts?|count_vowels|counting|how many|number of|统计|数|多少|个数|计数",
+        words=(
+            "count_vowels(?:\\([a-z]+\\))?|(?:upper|lower)[- ]?case|both cases|strings?|texts?|words?|"
+            "letters?|sentences?|phrases?|has|字符串|文本|单词|字母|句子|一句话|字"
+        ),
+        parameters=WORDS,
     ),
     _make(
         "greatest_common_divisor",
         "a function that computes the greatest common divisor of two numbers",
         "求最大公约数的函数",
-        "greatest common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
+        "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
         words="numbers?|integers?|2|of 2|两|个|整数|数字|数",
+        parameters=NUMBERS,
     ),
     _make(
         "leap_year",
         ("a function that checks whether a year is a leap year"),
         "判断闰年的函数",
-        "leap[ -]?years?|闰年",
-        words="years?|calendar|年份|年",
+        "leap[ -]?years?|is (?:a )?leap|闰年",
+        words="checker|years?|年份|年",
+        parameters=NUMBERS,
     ),
     _make(
         "temperature",

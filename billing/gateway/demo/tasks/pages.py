@@ -4,8 +4,8 @@ import re
 from collections.abc import Generator
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -15,7 +15,8 @@ _OWN_LIST = re.compile(
     r"(?:(?:add|edit|delete|remove|tick|check|mark|complete|clear|finish|filter|save|store|open|keep|"
     r"toggle|cross|read|print|view)\b"
     r"|(?:show|see|display|get|give|tell|list)\b(?! me (?:a|an|how)\b| us a\b))"
-    r"|\bto (?:my|the) (?:to-?do|list|todos)|\bon my\b|^what|给待办|查看|打开|显示"
+    r"|^(?:给|把|将|在)⟦f|⟦f\d+⟧(?:里|中|的)|\bto (?:my|the) (?:to-?do|list|todos)|\bon my\b|^what|给待办|"
+    r"查看|打开|显示"
 )
 
 
@@ -28,6 +29,8 @@ def _check_todo(order: Order) -> Order:
         raise Declined(
             Text("I make to-do lists only as a page in HTML.", "待办清单我只做成 HTML 网页。")
         )
+    if "things to do" in text and not re.search(r"page|website|\bapp\b|html|网页|页面", text):
+        raise Declined
     if _OWN_LIST.search(text):
         raise Declined
     return order
@@ -73,16 +76,25 @@ TODO = Task(
     title=Text("a to-do page", "待办事项页面"),
     needs=(
         (
-            "to[ -]?do(?:s|'s|[ -]?lists?)?|todolist|task[ -]?list|checklist|tasks? (?:tracker|manager|"
+            "(?:my|our) (?:daily )?tasks|要做的(?:事情?|事儿)|chores|errands|things (?:that )?(?:i|"
+            "we) (?:still )?(?:have|need) to do|(?:tick|check|cross) (?:(?:them|things|"
+            "tasks|items|stuff) off|off (?:tasks|things|items))|能?记事(?:情|儿)?|记待办|记任务|打勾|"
+            "打钩|勾选|to[ -]?do(?:s|'s|[ -]?lists?)?|todolist|task[ -]?list|checklist|tasks? (?:tracker|"
+            "manager|"
             "page|app)|(?:add|manage|track|organi[sz]e|keep track of)(?: my| new| some)? tasks|待办|任务清单|"
             "任务列表|代办"
         ),
         (
-            "page|webpage|app|application|html|website|web|site|lists?|list|tool|tracker|manager|"
+            "browser|page|webpage|app|application|html|website|web|site|lists?|list|tool|tracker|manager|"
             "todolist|checklist|页面|网页|网站|应用|清单|列表|事项|app"
         ),
     ),
     words=(
+        "每天|日常|要做的(?:事情?|事儿)|write down|note down|jot down|type in|enter|put|chores|errands|"
+        "stuff|things|(?:when|once|as|after) (?:i'm |i am |they are |they're |it is |it's )?"
+        "(?:done|finished|completed?)|dont need|no login|no account|list of things|"
+        "记录?|记事(?:情|儿)?|事情|记下来?|删掉|删|加|增删|做完了?|勾掉|划掉|打勾|打钩|样子|的?小网页|"
+        "一个html文件|只用一个|一个文件|"
         "manage my|pages?|web ?pages?|web ?app|app|application|apps|html5?|css3?|java ?script|js|website|site|"
         "web|lists?|items?|tasks?|todos?|entries|tool|tracker|manager|interface|ui|frontend|front-end|"
         "(?:html|css|js|javascript)(?:(?:,| and|/|\\+)? ?(?:html|css|js|javascript))*|browser|in the "
@@ -110,6 +122,7 @@ TODO = Task(
         "前端|纯|原生|美观|漂亮|响应式|深色模式|暗黑模式|手机|移动端|简洁|现代|功能|带|有|html|css|"
         "javascript|离线|无需后端|不需要后端|单文件|管理|小|里"
     ),
+    forbids="about|my (?:own )?name|our names|logo",
     outputs=("html", "htm"),
     stems="^to-?do|待办",
     check=_check_todo,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import (
     BELOW,
     MAX_LIMIT,
@@ -14,7 +15,6 @@ from billing.gateway.demo.tasks.programs import (
     write_and_run,
     write_text,
 )
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Text
 
 
@@ -116,9 +116,17 @@ def _do_primes(order: Order, bench: Bench) -> Report:
 PRIMES = Task(
     key="primes",
     title=Text("a program that prints prime numbers", "打印素数的程序"),
-    needs=("primes?(?: numbers?)?|prime[- ]numbers?|primenumbers?|素数|质数",),
+    needs=(
+        (
+            "(?:numbers )?(?:that are |which are |that can be |which can be )?(?:only )?(?:divisible|"
+            "divided) (?:only )?by "
+            "(?:1|one) and (?:themselves|itself)|只能被(?:1|一)和(?:它)?(?:自己|自身|本身)整除的?数?|"
+            "primes?(?: numbers?)?|prime[- ]numbers?|primenumbers?|素数|质数"
+        ),
+    ),
     words=(
-        "numbers?|numbers|list|lists|listing|all|all the|every|find|finds|finding|calculate|calculates|"
+        "check(?:s|ing)? (?:all|every|each|the) (?:of the )?numbers?|numbers?|numbers|list|lists|listing|"
+        "all|all the|every|find|finds|finding|calculate|calculates|"
         "calculating|compute|computes|computing|determine|"
         "print|prints|printing|printed|output|outputs|outputting|outputs|return|returns|that|values?|"
         "sequence|series|what are|what're|which are|who|tool|"
@@ -127,6 +135,8 @@ PRIMES = Task(
         "打印|输出|列出|找出|求出|求|计算|找到|找|所有的?|全部的?|的|数字|列表|显示|哪些|数|清单|屏幕|到屏幕"
     ),
     parameters=(
+        "(?P<either>(?:the )?sieve,? ?(?:or )?trial division)",
+        "(?:numbers? )?{m} (?:or|and) (?:less|below|under|smaller|lower|fewer)",
         f"(?:{UP_TO}|with|for|to) {{n}} (?=primes?|prime numbers?)",
         *RANGES,
         f"(?:that are |which are |numbers? )*(?P<below>{BELOW})(?: the number)? {{m}}",
@@ -134,6 +144,7 @@ PRIMES = Task(
         "(?:小于等于|不大于|不超过|直到|最大(?:到|为)?|到|至){m}(?:为止|以内)*",
         "(?P<below>小于|低于|少于|不到|不足){m}",
         "{m}(?:以内|之内|以下|内|之前|为止)",
+        "(?:maximum|max|limit)(?: is| of|:)? {m}|{m} (?:max|maximum)",
         "(?:the )?(?:very )?(?:first|initial|smallest|lowest) {n}|{n} (?:first|smallest)",
         "(?:前面?|最小的?|头|开头){n}个?",
         "{n} ?(?=primes?|prime numbers?|of them)",
@@ -143,6 +154,10 @@ PRIMES = Task(
             "(?P<sieve>(?:with|using|by|use)?(?: the| a)? ?sieve(?: of eratosthenes)?(?: algorithm| "
             "method)?|(?:用|使用)?(?:埃氏|埃拉托斯特尼)?筛法?)"
         ),
+    ),
+    forbids=(
+        "the (?:next |last |first )?prime(?: number)? (?:before|below|under|after|above)|adds? up|adding up|"
+        "有几个|几个[素质]数|多少个"
     ),
     outputs=("py", "txt"),
     stems="prime|素数|质数",

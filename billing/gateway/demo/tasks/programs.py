@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Generator
 from typing import Any
 
-from billing.gateway.demo.understanding import Declined, Order
+from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -158,7 +158,8 @@ def read_separator(order: Order) -> str:
 
 
 UP_TO = (
-    "up to(?: and including)?|up till|upto|until|till|through|not (?:greater|more|larger|bigger|"
+    "up to(?: and including)?|up till|upto|until|till|through|thru|all the way to|within|"
+    "(?:less|smaller|lower) than or equal to|(?:ending|stopping) (?:at|with)|not (?:greater|more|larger|bigger|"
     "higher) than|no (?:greater|more|larger|bigger|higher) than|not exceeding|at most|max(?:imum)?(?: "
     "of)?|<=|≤|lower or equal to|from the range"
 )
@@ -166,8 +167,8 @@ BELOW = "below|under|beneath|less than|smaller than|lower than|fewer than|before
 RANGES = (
     (
         "(?:from|between|in the range(?: of| from)?|range(?: from)?)(?: the)?(?: numbers?)? {low} "
-        "?(?:to|and|-|–|\\.\\.|until|till|through|up to) ?{m}(?: \\(?inclusive\\)?)?"
+        "?(?:to|and|-|–|\\.\\.|until|till|til|through|thru|up to) ?{m}(?: \\(?inclusive\\)?)?"
     ),
-    "(?:numbers? )?{low} ?(?:to|through|–|\\.\\.|->|-) ?{m}",
+    "(?:numbers? )?{low} ?(?:to|until|till|through|thru|up to|–|\\.\\.|->|-) ?{m}",
     "从?{low}(?:开始)?(?:到|至|和|与|-|~|—)+{m}(?:为止|之间|以内|范围内)*",
 )

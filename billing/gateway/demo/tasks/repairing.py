@@ -3,8 +3,8 @@
 from collections.abc import Generator
 from typing import Any
 
+from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Order, Task
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -101,18 +101,24 @@ REPAIR = Task(
     key="repair",
     title=Text("the bug of the sample project", "示例项目里的错误"),
     needs=(
-        "sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范",
+        "例子|sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范",
         (
             "bugs?|repo(?:sitory)?|project|broken|failing|codebase|app|debug(?:ging)?|错误|仓库|项目|"
-            "缺陷|bug|问题|漏洞|故障|代码库"
+            "测试|缺陷|bug|问题|漏洞|故障|代码库"
         ),
         (
-            "fix(?:es|ing)?|repairs?|repairing|bugs?|debug(?:ging)?|broken|failing|correct|solve|"
-            "resolve|错误|缺陷|bug|问题|漏洞|故障|修|调试|失败"
+            "fix(?:es|ing)?|repairs?|repairing|bugs?|debug(?:ging)?|broken|failing|fails?|wrong|"
+            "does not work|doesn't work|not working|correct|solve|"
+            "resolve|错误|缺陷|bug|问题|漏洞|故障|修|改好|算错|调试|失败"
         ),
     ),
     words=(
-        "take|project's|repo's|repository's|sample|demo|example|bundled|built[- ]?in|included|fix|"
+        "挂了?|at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|what's wrong|"
+        "what is wrong|why|does not work|doesn't work|not working|won't run|crashes|"
+        "crashing|red|green|一直过不了|过不了|跑不通|不通过|通不过|没通过|跑不起来|运行不了|运行不通|"
+        "坏了?|修一下|修修|修下|"
+        "好像|出错|报错|不对|哪里不对|哪里错了|take|project's|repo's|repository's|sample|demo|example|"
+        "bundled|built[- ]?in|included|fix|"
         "fixes|fixing|fixed|repair|repairs|"
         "repairing|correct|solve|resolve|find|finds|finding|locate|debug|debugging|look for|spot|hunt|"
         "bugs?|error|errors|problem|issue|defect|failing|broken|tests?|test|passes|pass|"
@@ -121,6 +127,11 @@ REPAIR = Task(
         "how you|how you|demonstrate|explain|what was wrong|before and after|"
         "修复|修好|修|改正|解决|找出|找到|找|调试|排查|定位|错误|缺陷|问题|bug|测试|失败|通过|仓库|"
         "项目|代码|里|中|的|示例|样例|演示|自带|内置|那个|并|让|使|全部|直到|试试|捆绑|附带"
+    ),
+    forbids=(
+        "(?:add|make|create|write|explain|describe|introduce|insert)(?: me)? (?:an?|the|another|"
+        "some) (?:new )?(?:bug|error|"
+        "sample|example|demo)|(?:what|where) (?:is|are|was) the (?:bug|error|problem)s?"
     ),
     makes=True,
     carry_out=_do_repair,

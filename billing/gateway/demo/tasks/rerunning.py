@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Generator
 from typing import Any
 
-from billing.gateway.demo.understanding import Order, Task
+from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 

@@ -3,11 +3,18 @@
 import shlex
 from dataclasses import replace
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import HERE, Report
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 
 # --- Search -------------------------------------------------------------------------
+
+_TERM = (
+    "(?P<term>(?!(?:it|that|this|the|an|any|anything|some|something|all|what|my|your|our|them|these|"
+    "those|which|where|"
+    "and|or|in|is|are|of|to|for|with|lines?|files?|words?|text|code|comments?|names?|every|each|used|no|not|"
+    "todos?|fixmes?)\\b)[a-z_][a-z0-9_]{1,39})"
+)
 
 
 def _check_search(order: Order) -> Order:
@@ -30,13 +37,17 @@ def _check_search(order: Order) -> Order:
                 "请给要搜索的文字加引号，例如：搜索“TODO”",
             )
         )
-    return replace(order, values=order.values | {"term": term})
+    is_exact = bool(order.texts) or term.isupper()
+    if kind := order.values.get("defined"):
+        term = f"class {term}" if kind == "class" else f"def {term}"
+    return replace(order, values=order.values | {"term": term, "is_exact": is_exact})
 
 
 def _do_search(order: Order, bench: Bench) -> Report:
     term = order.values["term"]
+    case = "" if order.values["is_exact"] else "i"
     result: Result = yield from bench.run(
-        f"grep -rnIF --exclude-dir=.git --exclude-dir=node_modules -e {shlex.quote(term)} . | head -n 100",
+        f"grep -rnI{case}F --exclude-dir=.git --exclude-dir=node_modules -e {shlex.quote(term)} . | head -n 100",
         bench.say("I search the files.", "我在文件里搜索。"),
         "Search",
     )
@@ -48,7 +59,7 @@ def _do_search(order: Order, bench: Bench) -> Report:
     more = bench.say(" (the first 100)", "（只列前 100 处）") if len(lines) >= 100 else ""
     return (
         bench.say(
-            (f"“{term}” is in {len(lines)} lines{more}:"),
+            f"“{term}” is in {len(lines)} {'line' if len(lines) == 1 else 'lines'}{more}:",
             f"“{term}”出现在 {len(lines)} 行里{more}：",
         )
         + f"\n\n{result.outline()}"
@@ -60,24 +71,54 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
-            "find|finds|search|searches|searching|grep|look for|locate|list|show|where|which|any|查找|"
+            "is there|are there|哪里|哪儿|哪些|哪个|在哪|find|finds|search|searches|searching|grep|"
+            "look for|locate|list|"
+            "show|where|which|any|every place|all places|查找|"
             "搜索|寻找|找出|找到|找|列出|搜|查"
         ),
-        "(?=⟦t)|(?:word|term|string) [a-z0-9_]{2,40}|grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|待办注释|todo注释",
+        (
+            "(?=⟦t)|occurrences? of [a-z0-9_]{2,40}|(?:word|term|string) [a-z0-9_]{2,40}|"
+            "grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|"
+            "待办注释|todo注释|"
+            "(?:is|are|gets?|be) (?:used|called|mentioned|defined|imported|declared)|where (?:is|are|does|"
+            "do)|mentioned|(?:files?|lines?|places?|code) (?:that |which |where )*(?:mentions?|"
+            "mentioning|contains?|containing|uses?|using|imports?|calls?)|用到|用了|出现|提到|调用|"
+            "使用了|在(?:哪些|哪个|哪里)"
+        ),
     ),
     words=(
-        f"{HERE}|for|the text|text|string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
+        f"{HERE}|mentioned|defined|declared|imported|check|checks|function|method|class|variable|for|"
+        f"places?|spots?|file and line(?: numbers?)?|(?:with )?(?:the )?line numbers?|the text|text|"
+        f"string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
         f"comments?|notes?|across|through|throughout|lines?|that|contains?|containing|mentions?|"
         f"mentioning|with|"
         "is|are|used|appears?|occurs?|where|which|any|markers?|left|items|"
-        "的|文字|文本|字符串|单词|词|所有的?|全部的?|包含|含有|出现|文件|注释|哪些|哪里|在|里|中|标记|地方|有"
+        "哪里|哪儿|哪个|地方|用到|用了|位置|行号|一下|搜一下|帮我搜|的|文字|文本|字符串|单词|词|所有的?|"
+        "全部的?|包含|含有|出现|文件|注释|哪些|哪里|在|里|中|标记|地方|有"
     ),
     parameters=(
         "(?P<term>todo|fixme)s?",
         ("(?:word|term|string) (?P<term>[a-z0-9_]{2,40})"),
         "grep (?:for )?(?P<term>[a-z0-9_]{2,40})(?= in|$|[.?!])",
+        (
+            f"(?:where|which|that) (?:is |are |does |do (?:i|we|you) (?:use|call|mention) )?{_TERM}"
+            "(?= (?:is |are |gets? )?(?:used|called|mentioned|defined|imported|declared|appears?|occurs?|in)|[?]|$)"
+        ),
+        f"(?P<defined>(?:function|method|class)) {_TERM}(?= (?:is |gets? )?(?:defined|declared))",
+        (
+            f"(?:function|method|class|variable|constant|name) {_TERM}(?= (?:is |gets? )?(?:used|called|"
+            f"defined|declared))"
+        ),
+        (
+            f"(?:mentions?|mentioning|contains?|containing|uses?|using|imports?|calls?|"
+            f"search(?: everywhere)? for) {_TERM}"
+        ),
+        f"occurrences? of {_TERM}",
+        f"(?:搜索?|查找?|找)(?:一?下|找)?{_TERM}(?=在|出现)",
+        f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
     max_texts=1,
+    forbids="todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
     check=_check_search,
     carry_out=_do_search,
 )
@@ -106,7 +147,7 @@ def _do_git(order: Order, bench: Bench) -> Report:
         "Show the state",
     )
     log: Result = yield from bench.run(
-        f"git --no-pager log --oneline --no-decorate -n {count}",
+        f"git --no-pager log --no-decorate --date=short --format='%h %ad %an: %s' -n {count}",
         bench.say("Its newest commits:", "最近的提交："),
         "Show the commits",
     )
@@ -128,8 +169,15 @@ GIT = Task(
         (
             "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
-            "this |my )?(?:git |repo)|uncommitted|what(?: has|'s| is| have i)? changed|which branch|"
-            "what branch|current branch|提交记录|提交历史|最近的?提交|git状态|git日志|git 状态|git "
+            "this |my )?(?:git|repo)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
+            "we)) (?:been )?commit(?:ted)?|(?:is|are) (?:my|our|the) (?:git )?(?:repo(?:sitory)?|"
+            "working tree|git)|哪个git分支|what(?: has|'s| is| have i)? changed|which branch|"
+            "what branch|current branch|(?:did|have|has) (?:i|we|anything|something|"
+            "any files?) (?:been )?(?:change|changed|commit|committed)|(?:is|are) (?:we|this|it|"
+            "there) (?:in )?(?:a )?git|git(?:现在|目前)?是?(?:什么|啥)(?:状态|情况)|最近有?(?:哪些|什么|"
+            "几次)提交|没有?提交的?(?:代码|改动|文件|东西)|not (?:yet )?committed|"
+            "(?:last|latest|recent|newest) commits?|pending changes|working tree|unsaved changes|没有?提交|未提交|"
+            "(?:有没有|哪些|什么)改动|最近提交|提交记录|提交历史|最近的?提交|git状态|git日志|git 状态|git "
             "日志|git 仓库|git仓库|次提交|"
             "哪个分支|当前分支|提交日志"
         ),
@@ -138,12 +186,26 @@ GIT = Task(
         f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
-        "看|查看|显示|总结|概括|状态|日志|历史|提交|记录|最近|最新|分支|的|次|条|哪个|是|什么|有|哪些|"
+        "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"
+        "were|git|in a|代码|东西|情况|"
+        "anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |"
+        "the |our )?last "
+        "commit|not (?:yet )?committed|committed|commit|not|working tree|"
+        "有没有|没有|还没有?|没|未|改过|动过|未提交|几次|几个|几条|看|查看|显示|总结|概括|状态|日志|历史|"
+        "提交|记录|最近|最新|分支|的|次|条|哪个|是|什么|有|哪些|"
         "变化|改动|修改|仓库|检查"
     ),
     parameters=(
         ("(?:the )?(?:last|latest|recent|newest|most recent|past) {n}(?: git)? ?(?=commits?)"),
+        "last {n}(?=[,.!?]|$)",
         "最近的?{n}(?:次|个|条)(?:的)?",
+    ),
+    forbids=(
+        "(?:please|and|then|to|can you|could you) commit|git commit|commit (?:my|it|them|this|these|"
+        "everything|all|the (?:changes|rest|files))|"
+        "should|since(?! (?:my |the |our )?last commit)|yesterday|today|tonight|weeks?|months?|years?|"
+        "days?|hours?|ago|before|after|by|whose|has|what(?:'s| is) in|"
+        "why|how|author|between|every|昨天|今天|前天|上周|本周|这周|为什么|怎么|之前|以前|以后"
     ),
     carry_out=_do_git,
 )

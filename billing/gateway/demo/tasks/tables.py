@@ -4,9 +4,9 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import tell_missing
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
 from billing.gateway.script import Step
 
@@ -144,6 +144,8 @@ CSV = Task(
             "summar(?:y|ies)|summari[sz]e[sd]?|summari[sz]ing|analy[sz]e[sd]?|analysis|analyzing|"
             "analysing|statistics|statistical|stats|overview|describe|description|explore|profile|"
             "insights?|report|columns?|rows?|look|what's in(?:side)?|what is in(?:side)?|tell|explain|"
+            "how big|contains?|averages?|means?|minimum|maximum|min|max|what do (?:i|we) have|平均值?|"
+            "均值|最大|最小|算|啥|多少|"
             "统计|汇总|总结|分析|概括|摘要|"
             "概要|概述|描述|看看|什么|列|行|报告"
         ),
@@ -156,9 +158,18 @@ CSV = Task(
         "averages|median|min|minimum|max|maximum|sum|sums|totals?|missing values|missing|empty cells|"
         "range|ranges|types?|load|loads|read|reads|reading|parse|parses|opens?|takes?|process|compute|"
         "computes|calculate|calculates|find|finds|show|print|prints|that|from|"
-        "csv|数据|表格|文件|内容|统计|汇总|总结|分析|概括|摘要|概要|信息|列|行|每列?|每一列|各列|数|"
+        "numbers|figures|stuff|average values?|mean values?|average of each column|smallest|largest|"
+        "lowest|highest|numeric|"
+        "check|min ?/ ?max|max ?/ ?min|big|large|size|looks? like|sent|这?张?表里?|算算|算一算|算一下|"
+        "算下|算|啥|有啥|平均数|"
+        "最大最小值?|最高|最低|几行|几列|每行|数值|csv|数据|表格|文件|内容|统计|汇总|总结|分析|概括|摘要|"
+        "概要|信息|列|行|每列?|每一列|各列|数|"
         "多少|平均值|平均|均值|中位数|最大值?|最小值?|总和|缺失值|类型|"
         "基本|读取|读|情况|里|有|一下|的|结果|数据集|报告|描述性?|计算|打印|是|什么"
+    ),
+    forbids=(
+        "(?:add|insert|append|put|write|create|make) (?:a |an |the |one |another |new )*(?:rows?|columns?|lines?|"
+        "records?)|explain what|what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
     ),
     parameters=(
         "(?P<script>(?:python )?(?:script|program|programme|code|tool)|python脚本|脚本|程序|代码)",

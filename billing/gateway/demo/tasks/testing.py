@@ -6,9 +6,9 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import tell_missing
 from billing.gateway.demo.tasks.programs import quote
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Json, Step
 
@@ -263,13 +263,20 @@ TESTS = Task(
         ),
     ),
     words=(
-        "look at|have a look at|read|open|unit|tests?|test cases?|cases?|suite|testing|unittests?|with "
+        "(?:has|have|with|got) (?:no|zero|little|hardly any) (?:test )?(?:tests?|coverage)(?: at all|"
+        " yet)?|test coverage|coverage|pytest preferred|preferred|preferably|passes|passed|fail|fails|"
+        "failing|green|everything|补几个|补|写点|能不能通过|过不过|过没过|look at|have a look at|read|"
+        "open|unit|tests?|test cases?|cases?|suite|testing|unittests?|with "
         "unittest|using unittest|unittest|"
         "that tests?|covers?|covering|check|checks|checking|functions?|methods?|modules?|existing|all|"
         "each|every|python|pass|passing|whether they pass|if they pass|them|their|they|meaningful|"
         "useful|proper|real|automated|few|couple of|"
         "单元测试|测试用例|测试|用例|函数|方法|模块|所有的?|全部的?|里|中|的|为|给|对|针对|编写|补充|几个|若干|些|"
         "这个|有意义|运行测试|跑测试|通过"
+    ),
+    forbids=(
+        "(?:that|which) (?:will )?fail|make (?:the|my|all)(?: the)? (?:unit )?tests?|(?:all|every|"
+        "each) (?:of )?(?:my |the )?(?:files?|modules?)|(?:所有|全部|每个)的?(?:文件|模块)"
     ),
     inputs=("py",),
     outputs=("py",),

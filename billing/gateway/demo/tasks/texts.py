@@ -7,8 +7,8 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
+from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote, write_and_run
-from billing.gateway.demo.understanding import Declined, Order, Task
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
 

@@ -1,0 +1,230 @@
+"""The words of a request that change nothing, and those that no pattern of a task covers.
+
+The lists of words are in the folder ``words``: harmless words, which any request may contain; short forms, which are
+written in full before a request is compared with a task; and words that ask for other work, which no mistyped word
+means and which a clause about the user's circumstances must not contain.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent / "words"
+_LONGEST_CHINESE = 8
+_TOKEN = re.compile(
+    r"-?\d+(?:[.,]\d+)*[a-z_]*|[a-z_][a-z0-9_]*(?:['-][a-z0-9_]+)*|[\u4e00-\u9fff]|⟦[a-z]\d+⟧|[^\W\d_⟦⟧]+"
+    r"|[+*/^%$#@&<>=≤≥]"
+)
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_CLAUSE_END = re.compile(
+    r"[.!?](?=\s|$)| and (?=(?:my|our|i|i'm|we|he|she|they) )|[;:,()。！？；：，、（）…~～\n]| - |"
+    r" (?=but |so could |could you |can you )"
+)
+# A clause about the user's circumstances: it begins with a person, and wishes nothing.
+_CIRCUMSTANCES = (
+    r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|"
+    r"although|though) )*"
+    r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|he|he's|she|she's|they|they're|somebody|someone|everybody|everyone|people"
+    r"|(?:my|our|his|her) (?:little |old |older |younger |best |new |\d+[ -]year[ -]old )?(?:{people})(?:'s)?"
+    r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i|as an? [a-z]+(?: [a-z]+)?,? i)\b"
+)
+_WISHES = re.compile(
+    r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
+    r"show|let|use|uses|using|only(?! (?:started|began|joined|just|learned|got|have|had))|with|expects?|"
+    r"asks?|asked|can you|could you|will you|write|create|add|print|"
+    r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|"
+    r"it|them|all)|looking for)\b"
+)
+_CIRCUMSTANCES_ZH = re.compile(
+    r"(?:因为|由于|其实|最近|今天|昨天|明天|刚才|听说)*(?:我们?|俺|咱们?|老师|老板|领导|同事|朋友|孩子|"
+    r"儿子|女儿|面试官|公司|学校)"
+)
+_WISHES_ZH = re.compile(
+    r"[要需想请帮把用给写做改删跑加减换]|希望|必须|应该|不能|不许|只|别|弄|让|求|找|列|数|打印|输出|生成|运行|保存"
+)
+# After these words, a noun is a part of what is asked for ("with points"), so that only function words are harmless.
+_PARTS = re.compile(
+    r"\b(?:(?<!write )(?<!make )(?<!run )(?<!show )(?<!do )(?:that|which)|with|including|plus|featuring|"
+    r"supports?|supporting|(?:that|which|it|should|must|"
+    r"page|app|program|script) "
+    r"(?:has|have|needs?)) (?:(?:an?|the|some|my|our|their|its|your|own|nice|good|simple|little|several|many) )*$"
+)
+
+
+# After these words, a noun is the thing to make ("write a plan for …"), if these words follow it.
+_MAKES = re.compile(
+    r"\b(?:write|create|make|generate|build|prepare|design|draft)(?: me| us)? "
+    r"(?:(?:an?|the|some|my|your|short|little|small|simple|nice|good|quick) )*$"
+)
+_FOLLOWS_NOUN = re.compile(r" (?:about|for|on|of|to|that|which|with|in)\b| ?[.,!?]| ?$")
+
+
+class Left(NamedTuple):
+    """A part of a text that nothing covers, with its place."""
+
+    start: int
+    text: str
+
+
+@cache
+def read_words(name: str) -> frozenset[str]:
+    """Return the words of a list in the folder ``words``."""
+    return frozenset(word for line in read_lines(name) for word in line.split())
+
+
+def read_blocks(name: str) -> list[list[str]]:
+    """Return the lines of a list as blocks. A line in brackets begins a block."""
+    blocks: list[list[str]] = []
+    for line in read_lines(name):
+        if line.startswith("["):
+            blocks.append([])
+        blocks[-1].append(line)
+    return blocks
+
+
+def write_in_full(text: str) -> str:
+    """Return a text in lower case with its short forms and frequent misspellings written in full."""
+    text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)
+    text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
+    return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
+
+
+def is_harmless(word: str) -> bool:
+    """Return whether an English word in lower case changes nothing about a request."""
+    harmless = read_words("harmless_english")
+    plain = word.removesuffix("'s")
+    return plain in harmless or (len(plain) > 4 and plain.endswith("s") and plain[:-1] in harmless)
+
+
+def find_left(text: str, patterns: Sequence[re.Pattern[str]], *, is_making: bool) -> list[Left]:
+    """Return the parts of a text that neither patterns nor harmless words cover.
+
+    At each place the longest match counts. ``is_making`` says whether words like "write" are harmless. Clauses about
+    the user's circumstances ("I only started last week") may contain any word, but no number and no file.
+    """
+    all_patterns = [*patterns, _phrases()]
+    clauses = [span for span in split_clauses(text) if _tells_circumstances(text[slice(*span)])]
+    left: list[Left] = []
+    position = 0
+    while position < len(text) and len(left) < 20:
+        ends = [match.end() for pattern in all_patterns if (match := pattern.match(text, position))]
+        ends.append(_match_chinese(text, position, is_making=is_making))
+        if max(ends) > position:
+            position = max(ends)
+            continue
+        token = _TOKEN.match(text, position)
+        if token is None:
+            position += 1
+            continue
+        position = token.end()
+        if token[0][0].isalpha() and (
+            (token[0].isascii() and _is_harmless_at(text, token, is_making=is_making))
+            or any(start <= token.start() < end for start, end in clauses)
+        ):
+            continue
+        left.append(Left(token.start(), token[0]))
+    return _join_chinese(left)
+
+
+def _is_harmless_at(text: str, token: re.Match[str], *, is_making: bool) -> bool:
+    before = text[max(0, token.start() - 60) : token.start()]
+    is_thing = _MAKES.search(before) and _FOLLOWS_NOUN.match(text, token.end())
+    if is_making and (is_thing or _PARTS.search(before)):
+        return token[0] in _read_group("# Function words") | _read_group("# People")
+    return is_harmless(token[0])
+
+
+def split_clauses(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the places of the clauses of a text, as (start, end)."""
+    start = 0
+    for match in _CLAUSE_END.finditer(text):
+        yield start, match.start()
+        start = match.end()
+    yield start, len(text)
+
+
+def _tells_circumstances(clause: str) -> bool:
+    clause = clause.strip()
+    if _CHINESE.search(clause):
+        return bool(
+            _CIRCUMSTANCES_ZH.match(clause)
+            and not _WISHES_ZH.search(clause)
+            and not any(word in clause for word in read_words("other_work_chinese"))
+        )
+    words = set(re.findall(r"[a-z][a-z0-9+#']*", clause))
+    return bool(
+        _circumstances().match(clause)
+        and not _WISHES.search(clause)
+        and not words & read_words("other_work")
+    )
+
+
+def _match_chinese(text: str, position: int, *, is_making: bool) -> int:
+    """Return the end of the longest harmless Chinese word at a place, or the place."""
+    if not _CHINESE.match(text, position):
+        return position
+    for size in range(_LONGEST_CHINESE, 0, -1):
+        word = text[position : position + size]
+        if word in read_words("harmless_chinese") or (
+            is_making and word in read_words("making_chinese")
+        ):
+            return position + len(word)
+    return position
+
+
+def _join_chinese(left: list[Left]) -> list[Left]:
+    """Join neighbouring Chinese characters to one part."""
+    joined: list[Left] = []
+    for part in left:
+        before = joined[-1] if joined else None
+        if (
+            before
+            and before.start + len(before.text) == part.start
+            and _CHINESE.match(part.text)
+            and _CHINESE.match(before.text)
+        ):
+            joined[-1] = Left(before.start, before.text + part.text)
+        else:
+            joined.append(part)
+    return joined
+
+
+_WORD = re.compile(r"(?<![\w⟦'])[a-z][a-z']*(?![\w'⟧])")
+
+
+@cache
+def read_lines(name: str) -> tuple[str, ...]:
+    """Return the lines of a list in the folder ``words``, without comments."""
+    lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if line.strip() and not line.startswith("#"))
+
+
+@cache
+def _short_forms() -> dict[str, str]:
+    return dict(line.split(" = ") for line in read_lines("shorthand"))
+
+
+@cache
+def _phrases() -> re.Pattern[str]:
+    return re.compile(
+        rf"(?<![a-z0-9_'])(?:{'|'.join(read_lines('harmless_phrases'))})(?![a-z0-9_'])"
+    )
+
+
+@cache
+def _circumstances() -> re.Pattern[str]:
+    return re.compile(_CIRCUMSTANCES.replace("{people}", "|".join(_read_group("# People"))))
+
+
+@cache
+def _read_group(title: str) -> frozenset[str]:
+    """Return the harmless English words of the lines that follow a title."""
+    lines = (FOLDER / "harmless_english.txt").read_text(encoding="utf-8").splitlines()
+    words: list[str] = []
+    for line in lines[lines.index(title) + 1 :]:
+        if line.startswith("#"):
+            break
+        words += line.split()
+    return frozenset(words)
