@@ -108,7 +108,8 @@ class Understanding:
             return order
         if before and (order := self._follow(before, reading)):
             return _complete(order)
-        raise reasons[0] if reasons else _find_reason(matches, reading, request)
+        explained = [declined for declined in reasons if declined.reason]
+        raise explained[0] if explained else _find_reason(matches, reading, request)
 
     @staticmethod
     def _find_talk(matches: list[_Match], reading: Reading) -> Order | None:

@@ -111,7 +111,7 @@ LIST = Task(
         ),
     ),
     words=(
-        f"{HERE}|in total|total|altogether|names?|all|all of|every|everything|available|existing|"
+        f"{HERE}|overview|in total|total|altogether|names?|all|all of|every|everything|available|existing|"
         f"do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
@@ -148,7 +148,8 @@ LIST = Task(
         f"(?:{KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
     ),
     forbids=(
-        "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|new|newest|"
+        "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|"
+        "new(?! (?:on|to|in|here|at))|newest|"
         "last|latest|since|before|after|ago|weeks?|months?)|why|important|useful|relevant|interesting|"
         "funny|about|你是|您是|今天|昨天|最近|之前|以前|之后"
     ),
@@ -266,7 +267,7 @@ EXPLAIN = Task(
         f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
-        "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|"
+        "写了|写的|功能|讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|"
         "功能|怎么|工作|它|主要|结构|函数"
     ),
     forbids="(?:output|results?) of|的(?:运行)?(?:输出|结果)",
@@ -319,7 +320,7 @@ SHOW = Task(
         "(?=⟦f)",
     ),
     words=(
-        f"{THIS_FILE}|{HERE}|does|says?|written|what|what's|is|inside|in|of|me|lines?|whole|entire|"
+        f"{THIS_FILE}|{HERE}|contains?|does|says?|written|what|what's|is|inside|in|of|me|lines?|whole|entire|"
         f"complete|full|里|的|写了|"
         f"有|行|全部|完整|什么|是"
     ),
@@ -330,7 +331,7 @@ SHOW = Task(
     forbids=(
         "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
         "does(?! ⟦f\\d+⟧ say)|"
-        "(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
+        "功能|(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),
     check=_check_file,

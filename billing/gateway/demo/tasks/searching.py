@@ -169,7 +169,8 @@ GIT = Task(
         (
             "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
-            "this |my )?(?:git|repo)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
+            "this |my )?(?:git|repo)|git branch|(?:forgot|forgotten|anything|something) to commit|"
+            "(?:改了|动了)(?:哪些|什么|啥)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
             "we)) (?:been )?commit(?:ted)?|(?:is|are) (?:my|our|the) (?:git )?(?:repo(?:sitory)?|"
             "working tree|git)|哪个git分支|what(?: has|'s| is| have i)? changed|which branch|"
             "what branch|current branch|(?:did|have|has) (?:i|we|anything|something|"
@@ -188,7 +189,8 @@ GIT = Task(
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
         "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"
         "were|git|in a|代码|东西|情况|"
-        "anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |"
+        "改了?|动了?|whether|forgot|forgotten|to commit|something|anything|any|few|couple of|saved|"
+        "everything|clean|dirty|pending|staged|unstaged|since (?:my |"
         "the |our )?last "
         "commit|not (?:yet )?committed|committed|commit|not|working tree|"
         "有没有|没有|还没有?|没|未|改过|动过|未提交|几次|几个|几条|看|查看|显示|总结|概括|状态|日志|历史|"
@@ -201,7 +203,8 @@ GIT = Task(
         "最近的?{n}(?:次|个|条)(?:的)?",
     ),
     forbids=(
-        "(?:please|and|then|to|can you|could you) commit|git commit|commit (?:my|it|them|this|these|"
+        "(?:please|and|then|(?<!forgot )(?<!forgotten )(?<!anything )(?<!something )to|can you|"
+        "could you) commit|git commit|commit (?:my|it|them|this|these|"
         "everything|all|the (?:changes|rest|files))|"
         "should|since(?! (?:my |the |our )?last commit)|yesterday|today|tonight|weeks?|months?|years?|"
         "days?|hours?|ago|before|after|by|whose|has|what(?:'s| is) in|"

@@ -160,7 +160,7 @@ CSV = Task(
         "computes|calculate|calculates|find|finds|show|print|prints|that|from|"
         "numbers|figures|stuff|average values?|mean values?|average of each column|smallest|largest|"
         "lowest|highest|numeric|"
-        "check|min ?/ ?max|max ?/ ?min|big|large|size|looks? like|sent|这?张?表里?|算算|算一算|算一下|"
+        "check|min ?/ ?max|max ?/ ?min|big|large|size|looks? like|sent|条|几条|记录|这?张?表里?|算算|算一算|算一下|"
         "算下|算|啥|有啥|平均数|"
         "最大最小值?|最高|最低|几行|几列|每行|数值|csv|数据|表格|文件|内容|统计|汇总|总结|分析|概括|摘要|"
         "概要|信息|列|行|每列?|每一列|各列|数|"
