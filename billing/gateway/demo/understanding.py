@@ -24,7 +24,8 @@ _ASKS = re.compile(
 )
 _THEN_ORDERS = re.compile(
     r"[?.!:;,] ?(?:so |then |and |please |can you |could you |just )*"
-    r"(?:write|create|make|build|implement|program|code|print|run|generate|show)\b"
+    r"(?:write|create|make|build|implement|program|code|print|run|generate|show|give me an? (?:function|"
+    r"program|script))\b"
     r"|[。？?，,].{0,6}(?:写|做|生成|实现|打印)"
 )
 _CREATES = re.compile(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "words"
 _LONGEST_CHINESE = 8
+_SHORTEST_ADVERB = 5
 _TOKEN = re.compile(
     r"-?\d+(?:[.,]\d+)*[a-z_]*|[a-z_][a-z0-9_]*(?:['-][a-z0-9_]+)*|[\u4e00-\u9fff]|⟦[a-z]\d+⟧|[^\W\d_⟦⟧]+"
     r"|(?<![a-z] )/|/(?! [a-z])|[+*^%$#@&<>=≤≥]"
@@ -93,6 +94,8 @@ def write_in_full(text: str) -> str:
 
 def is_harmless(word: str) -> bool:
     """Return whether an English word in lower case changes nothing about a request."""
+    if word.endswith("ly") and len(word) > _SHORTEST_ADVERB:
+        return word not in read_words("other_work")
     harmless = read_words("harmless_english")
     plain = word.removesuffix("'s")
     return plain in harmless or (len(plain) > 4 and plain.endswith("s") and plain[:-1] in harmless)

@@ -97,7 +97,7 @@ def _find(order: Order) -> list[tuple[tuple[Any, ...], Any]]:
             found.append(((text(word),), int(result) if result.isdigit() else text(result)))
     if "inputs" in values:
         words = re.findall(rf"(?<![a-z])(?!(?:or|and)\b){_WORD}", values["inputs"])
-        found += [((text(word),), True if key == "palindrome" else None) for word in words]
+        found += [((text(word),), None) for word in words]
     if "yes" in values:
         found += [((int(values["yes"]),), True), ((int(values["no"]),), False)]
     if "numbers" in values:
