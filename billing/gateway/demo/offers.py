@@ -1,4 +1,4 @@
-"""What the demo model offers: requests to try, the link to connect a model, and the message that declines a request.
+"""The offers of the demo model: requests to try, the link to connect a model, and the message that declines a request.
 
 The texts are Markdown. Links to pages of this server begin with ``site``, its public address.
 """

@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from billing.gateway.demo import wording
 from billing.gateway.demo.numerals import write_digits
 
 MAX_REQUEST = 20_000
@@ -42,7 +43,8 @@ _GLUED = re.compile(
     "^(?:请|帮我|把|将|保存|另存|存|命名|取名|改名|名字|文件名|文件|名|叫|做|作|成|为|到|在|给|对|用|"
     "写|编写|创建|新建|生成|建立|解释|说明|介绍"
     "|讲解|分析|统计|汇总|总结|概括|查看|显示|打开|读取|读|运行|执行|测试|一下|一个|里|和|的|是|看看|"
-    "看|下|这份|这个|这张|那份|那个|那张|我的|你的|您的|从|几个|一些|些|下|看下|瞧瞧|帮忙|麻烦|就|請|將|儲存|檔案|"
+    "看|下|数一下|数数|数|统计一下|汇总一下|总结一下|这份|这个|这张|那份|那个|那张|我的|你的|您的|从|"
+    "几个|一些|些|下|看下|瞧瞧|帮忙|麻烦|就|請|將|儲存|檔案|"
     "檔名|為|給|對|寫|"
     "創建|建立|解釋|說明|介紹|講解|統計|彙總|總結|顯示|執行|測試|一個|個)+"
 )
@@ -108,9 +110,9 @@ def read(request: str) -> Reading:
         name = match[0]
         if re.fullmatch(r"[A-Za-z]{1,12}/[A-Za-z]{1,12}(?:/[A-Za-z]{1,12})?", name):
             return name.replace("/", " / ")  # "and/or", not a path
-        glued = _GLUED.match(name)
-        if glued and not name[glued.end() :].startswith("."):
-            return name[: glued.end()] + keep("f", files, name[glued.end() :])
+        end = _find_glue(name)
+        if end and not name[end:].startswith("."):
+            return name[:end] + keep("f", files, name[end:])
         return keep("f", files, name)
 
     text = _FENCE.sub(keep_code, request[:MAX_REQUEST])
@@ -135,6 +137,16 @@ def read(request: str) -> Reading:
     chinese = len(re.findall(r"[\u4e00-\u9fff]", request))
     is_chinese = chinese > 0 and chinese * 3 >= len(re.findall(r"[A-Za-z]{2,}", text))
     return Reading(text, files, texts, codes, is_chinese)
+
+
+def _find_glue(name: str) -> int:
+    """Return how many Chinese characters at the beginning of a name are words of the request and not of the name."""
+    glued = _GLUED.match(name)
+    end = glued.end() if glued else 0
+    chinese = re.match(r"[\u4e00-\u9fff]+(?=[A-Za-z0-9_])", name[end:])
+    if chinese and wording.covers_chinese(chinese[0]):
+        end += chinese.end()
+    return end
 
 
 def find_fault(name: str) -> str | None:

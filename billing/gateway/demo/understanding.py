@@ -24,7 +24,8 @@ _ASKS = re.compile(
 )
 _THEN_ORDERS = re.compile(
     r"[?.!:;,] ?(?:so |then |and |please |can you |could you |just )*"
-    r"(?:write|create|make|build|implement|program|code|print|run|generate|show)\b"
+    r"(?:write|create|make|build|implement|program|code|print|run|generate|show|give me an? (?:function|"
+    r"program|script))\b"
     r"|[。？?，,].{0,6}(?:写|做|生成|实现|打印)"
 )
 _CREATES = re.compile(
@@ -108,7 +109,8 @@ class Understanding:
             return order
         if before and (order := self._follow(before, reading)):
             return _complete(order)
-        raise reasons[0] if reasons else _find_reason(matches, reading, request)
+        explained = [declined for declined in reasons if declined.reason]
+        raise explained[0] if explained else _find_reason(matches, reading, request)
 
     @staticmethod
     def _find_talk(matches: list[_Match], reading: Reading) -> Order | None:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "words"
 _LONGEST_CHINESE = 8
+_SHORTEST_ADVERB = 5
 _TOKEN = re.compile(
     r"-?\d+(?:[.,]\d+)*[a-z_]*|[a-z_][a-z0-9_]*(?:['-][a-z0-9_]+)*|[\u4e00-\u9fff]|⟦[a-z]\d+⟧|[^\W\d_⟦⟧]+"
-    r"|[+*/^%$#@&<>=≤≥]"
+    r"|(?<![a-z] )/|/(?! [a-z])|[+*^%$#@&<>=≤≥]"
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _CLAUSE_END = re.compile(
@@ -93,6 +94,8 @@ def write_in_full(text: str) -> str:
 
 def is_harmless(word: str) -> bool:
     """Return whether an English word in lower case changes nothing about a request."""
+    if word.endswith("ly") and len(word) > _SHORTEST_ADVERB:
+        return word not in read_words("other_work")
     harmless = read_words("harmless_english")
     plain = word.removesuffix("'s")
     return plain in harmless or (len(plain) > 4 and plain.endswith("s") and plain[:-1] in harmless)
@@ -159,6 +162,17 @@ def _tells_circumstances(clause: str) -> bool:
         and not _WISHES.search(clause)
         and not words & read_words("other_work")
     )
+
+
+def covers_chinese(text: str) -> bool:
+    """Return whether a text consists of harmless Chinese words, as a request to make something has them."""
+    position = 0
+    while position < len(text):
+        end = _match_chinese(text, position, is_making=True)
+        if end == position:
+            return False
+        position = end
+    return True
 
 
 def _match_chinese(text: str, position: int, *, is_making: bool) -> int:

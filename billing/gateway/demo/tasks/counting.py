@@ -94,7 +94,8 @@ COUNT = Task(
     title=Text("the number of lines and words", "统计行数和单词数"),
     needs=(
         (
-            "lines of code|count|counts|counting|how many|how much|how long|number of|amount of|total|loc|sloc|"
+            "how big|lines of code|count|counts|counting|how many|how much|how long|number of|amount of|"
+            "total|loc|sloc|"
             "length|wc|统计|多少|几|数一下|数一数|数|计算|行数|字数|总共"
         ),
         "lines?|words?|characters?|bytes?|loc|sloc|how long|length|行|字|单词|字符|行数|字数",

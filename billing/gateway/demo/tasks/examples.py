@@ -41,6 +41,8 @@ NUMBERS = (
     ),
 )
 """Patterns of examples of a function of numbers."""
+PAIR = r"(?:of|for|求|算)(?: the numbers)? ?(?P<numbers>\d{1,9}(?: and |, ?|和|跟|与)\d{1,9})"
+"""The pattern of an example of a function of two numbers."""
 CALLS: dict[str, tuple[str, Callable[..., Any]]] = {
     "reverse_string": ("reverse_string", lambda text: text[::-1]),
     "palindrome": ("is_palindrome", lambda text: _letters(text) == _letters(text)[::-1]),
@@ -95,7 +97,7 @@ def _find(order: Order) -> list[tuple[tuple[Any, ...], Any]]:
             found.append(((text(word),), int(result) if result.isdigit() else text(result)))
     if "inputs" in values:
         words = re.findall(rf"(?<![a-z])(?!(?:or|and)\b){_WORD}", values["inputs"])
-        found += [((text(word),), True if key == "palindrome" else None) for word in words]
+        found += [((text(word),), None) for word in words]
     if "yes" in values:
         found += [((int(values["yes"]),), True), ((int(values["no"]),), False)]
     if "numbers" in values:

@@ -103,15 +103,18 @@ LIST = Task(
             "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
             "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
             "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
-            "打印|罗列|数一下|统计|告诉|啥|what's in here|what is in here|what do we have here|what have we got here"
+            "打印|罗列|数一下|统计|告诉|啥|what's here|what is here|what's in here|what is in here|"
+            "what do we have here|what have we got here"
         ),
         (
             "dir|files?|filenames?|file names?|director(?:y|ies)|folders?|contents?|ls|workspace|文件|"
-            "目录|文件夹|内容|东西|what's in here|what is in here|what do we have here|what have we got here"
+            "目录|文件夹|内容|东西|what's here|what is here|what's in here|what is in here|"
+            "what do we have here|what have we got here"
         ),
     ),
     words=(
-        f"{HERE}|in total|total|altogether|names?|all|all of|every|everything|available|existing|"
+        f"{HERE}|including(?: the)?(?: hidden)?(?: ones| files)?|overview|in total|total|altogether|"
+        f"names?|all|all of|every|everything|available|existing|"
         f"do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
@@ -148,7 +151,8 @@ LIST = Task(
         f"(?:{KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
     ),
     forbids=(
-        "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|new|newest|"
+        "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|"
+        "new(?! (?:on|to|in|here|at))|newest|"
         "last|latest|since|before|after|ago|weeks?|months?)|why|important|useful|relevant|interesting|"
         "funny|about|你是|您是|今天|昨天|最近|之前|以前|之后"
     ),
@@ -252,7 +256,8 @@ EXPLAIN = Task(
             "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
             "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
             "analy[sz]e|analysis|inspect|how does|structure|outline|"
-            "干啥|做啥|是啥|解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
+            "rundown|gist|what exactly|干啥|做啥|是啥|解释|说明|讲解|介绍|分析|概括|总结|是什么|什么|"
+            "干什么|做什么|结构|概述|讲讲|说说|讲一讲|"
             "描述|理解|看懂|功能"
         ),
         (
@@ -266,7 +271,8 @@ EXPLAIN = Task(
         f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
-        "讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|有|一下|是|了|用来|什么|"
+        "读一下|读|写了|写的|功能|讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|"
+        "有|一下|是|了|用来|什么|"
         "功能|怎么|工作|它|主要|结构|函数"
     ),
     forbids="(?:output|results?) of|的(?:运行)?(?:输出|结果)",
@@ -312,14 +318,15 @@ SHOW = Task(
     needs=(
         (
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
-            "is in|what did i write|say|says|what is written|what's written|写了什么|写了啥|写的什么|"
+            "is in|what exactly is|rundown|what did i write|say|says|what is written|what's written|"
+            "写了什么|写了啥|写的什么|"
             "写的啥|写了些什么|有啥|写着什么|output|give|"
             "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
         "(?=⟦f)",
     ),
     words=(
-        f"{THIS_FILE}|{HERE}|does|says?|written|what|what's|is|inside|in|of|me|lines?|whole|entire|"
+        f"{THIS_FILE}|{HERE}|contains?|does|says?|written|what|what's|is|inside|in|of|me|lines?|whole|entire|"
         f"complete|full|里|的|写了|"
         f"有|行|全部|完整|什么|是"
     ),
@@ -330,7 +337,7 @@ SHOW = Task(
     forbids=(
         "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
         "does(?! ⟦f\\d+⟧ say)|"
-        "(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
+        "功能|(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),
     check=_check_file,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from billing.gateway.demo.order import Order, Task
-from billing.gateway.demo.tasks.examples import NUMBERS, WORDS, check_examples, write_examples
+from billing.gateway.demo.tasks.examples import NUMBERS, PAIR, WORDS, check_examples, write_examples
 from billing.gateway.demo.tasks.programs import quote
 from billing.gateway.demo.workbench import Bench, Result, Text
 from billing.gateway.script import Step
@@ -19,7 +19,8 @@ _WORDS = (
     "checks?|checking|tests?|testing|detects?|detect|determines?|tells?|finds?|computes?|calculates?|"
     "print|prints|examples?|with (?:some )?(?:unit )?(?:tests|examples|checks|asserts?)|"
     "with (?:a )?few examples|together with|including tests|"
-    "算|求|函数|方法|判断|检查|检测|计算|求|是否|是不是|为|的|返回|输入|传入|接收|给定|打印|输出|能|可以|"
+    "says?|telling|reports?|counter|算|求|函数|方法|判断|检查|检测|计算|求|是否|是不是|为|的|返回|输入|"
+    "传入|接收|给定|打印|输出|能|可以|"
     "示例|例子|带测试|并测试|测试|加上?测试|附带测试"
 )
 
@@ -159,7 +160,7 @@ FUNCTIONS = (
         ("a function that counts the vowels of a text"),
         "统计元音字母的函数",
         "vowels?|count_vowels|元音",
-        "counts?|count_vowels|counting|how many|number of|统计|数|多少|个数|计数",
+        "counts?|counter|count_vowels|counting|how many|number of|统计|数|多少|个数|计数",
         words=(
             "count_vowels(?:\\([a-z]+\\))?|(?:upper|lower)[- ]?case|both cases|strings?|texts?|words?|"
             "letters?|sentences?|phrases?|has|字符串|文本|单词|字母|句子|一句话|字"
@@ -172,7 +173,7 @@ FUNCTIONS = (
         "求最大公约数的函数",
         "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
         words="numbers?|integers?|2|of 2|两|个|整数|数字|数",
-        parameters=NUMBERS,
+        parameters=(*NUMBERS, PAIR),
     ),
     _make(
         "leap_year",
@@ -189,6 +190,7 @@ FUNCTIONS = (
         "celsius|centigrade|摄氏度?",
         "fahrenheit|华氏度?",
         words=(
+            "(?:and )?(?:the )?other way (?:a)?round|转|"
             "temperatures?|convert(?:s|er|ing|or)?|conversion|degrees?|between|back|vice versa|from|温度|"
             "转换|互转|转为|转成|换算|互相|度|到|器|相互"
         ),

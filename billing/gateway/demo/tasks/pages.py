@@ -76,7 +76,8 @@ TODO = Task(
     title=Text("a to-do page", "待办事项页面"),
     needs=(
         (
-            "(?:my|our) (?:daily )?tasks|要做的(?:事情?|事儿)|chores|errands|things (?:that )?(?:i|"
+            "(?:managing|tracking|organi[sz]ing) (?:my |the )?(?:tasks|todos)|(?:my|"
+            "our) (?:daily )?tasks|要做的(?:事情?|事儿)|chores|errands|things (?:that )?(?:i|"
             "we) (?:still )?(?:have|need) to do|(?:tick|check|cross) (?:(?:them|things|"
             "tasks|items|stuff) off|off (?:tasks|things|items))|能?记事(?:情|儿)?|记待办|记任务|打勾|"
             "打钩|勾选|to[ -]?do(?:s|'s|[ -]?lists?)?|todolist|task[ -]?list|checklist|tasks? (?:tracker|"
@@ -90,7 +91,8 @@ TODO = Task(
         ),
     ),
     words=(
-        "每天|日常|要做的(?:事情?|事儿)|write down|note down|jot down|type in|enter|put|chores|errands|"
+        "每天|日常|要做的(?:事情?|事儿)|managing|tracking|organi[sz]ing|write down|note down|jot down|"
+        "type in|enter|put|chores|errands|"
         "stuff|things|(?:when|once|as|after) (?:i'm |i am |they are |they're |it is |it's )?"
         "(?:done|finished|completed?)|dont need|no login|no account|list of things|"
         "记录?|记事(?:情|儿)?|事情|记下来?|删掉|删|加|增删|做完了?|勾掉|划掉|打勾|打钩|样子|的?小网页|"

@@ -132,7 +132,8 @@ PRIMES = Task(
         "sequence|series|what are|what're|which are|who|tool|"
         "display|displays|how about|efficient|efficiently|fast|starting (?:at|from|with) 2|screen|to "
         "the screen|(?:to )?stdout|generator|"
-        "打印|输出|列出|找出|求出|求|计算|找到|找|所有的?|全部的?|的|数字|列表|显示|哪些|数|清单|屏幕|到屏幕"
+        "范围(?:是|为)?|打印|输出|列出|找出|求出|求|计算|找到|找|所有的?|全部的?|的|数字|列表|显示|哪些|"
+        "数|清单|屏幕|到屏幕"
     ),
     parameters=(
         "(?P<either>(?:the )?sieve,? ?(?:or )?trial division)",

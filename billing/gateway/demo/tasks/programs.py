@@ -158,7 +158,8 @@ def read_separator(order: Order) -> str:
 
 
 UP_TO = (
-    "up to(?: and including)?|up till|upto|until|till|through|thru|all the way to|within|"
+    "(?:go(?:es|ing)? |count(?:s|ing)? )?up to(?: and including)?|up till|upto|until|till|through|thru|"
+    "all the way to|within|"
     "(?:less|smaller|lower) than or equal to|(?:ending|stopping) (?:at|with)|not (?:greater|more|larger|bigger|"
     "higher) than|no (?:greater|more|larger|bigger|higher) than|not exceeding|at most|max(?:imum)?(?: "
     "of)?|<=|≤|lower or equal to|from the range"

@@ -103,7 +103,7 @@ REPAIR = Task(
     needs=(
         "例子|sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范",
         (
-            "bugs?|repo(?:sitory)?|project|broken|failing|codebase|app|debug(?:ging)?|错误|仓库|项目|"
+            "bugs?|repo(?:sitory)?|project|broken|failing|codebase|code base|app|debug(?:ging)?|错误|仓库|项目|"
             "测试|缺陷|bug|问题|漏洞|故障|代码库"
         ),
         (
@@ -113,7 +113,7 @@ REPAIR = Task(
         ),
     ),
     words=(
-        "挂了?|at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|what's wrong|"
+        "code base|挂了?|at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|what's wrong|"
         "what is wrong|why|does not work|doesn't work|not working|won't run|crashes|"
         "crashing|red|green|一直过不了|过不了|跑不通|不通过|通不过|没通过|跑不起来|运行不了|运行不通|"
         "坏了?|修一下|修修|修下|"

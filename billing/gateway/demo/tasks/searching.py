@@ -71,13 +71,15 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
-            "is there|are there|哪里|哪儿|哪些|哪个|在哪|find|finds|search|searches|searching|grep|"
+            "mentions? of|look(?:ing)? through|does the (?:word|text)|is there|are there|哪里|哪儿|哪些|"
+            "哪个|在哪|find|finds|search|searches|searching|grep|"
             "look for|locate|list|"
             "show|where|which|any|every place|all places|查找|"
             "搜索|寻找|找出|找到|找|列出|搜|查"
         ),
         (
-            "(?=⟦t)|occurrences? of [a-z0-9_]{2,40}|(?:word|term|string) [a-z0-9_]{2,40}|"
+            "(?=⟦t)|mentions? of [a-z0-9_]{2,40}|有[a-z_][a-z0-9_]*|找一?下[a-z_][a-z0-9_]*|"
+            "occurrences? of [a-z0-9_]{2,40}|(?:word|term|string) [a-z0-9_]{2,40}|"
             "grep (?:for )?[a-z0-9_]{2,40}|todos?|fixmes?|"
             "待办注释|todo注释|"
             "(?:is|are|gets?|be) (?:used|called|mentioned|defined|imported|declared)|where (?:is|are|does|"
@@ -87,7 +89,8 @@ SEARCH = Task(
         ),
     ),
     words=(
-        f"{HERE}|mentioned|defined|declared|imported|check|checks|function|method|class|variable|for|"
+        f"{HERE}|look(?:ing)? through|mentions?|anywhere|mentioned|defined|declared|imported|check|checks|"
+        f"function|method|class|variable|for|"
         f"places?|spots?|file and line(?: numbers?)?|(?:with )?(?:the )?line numbers?|the text|text|"
         f"string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
         f"comments?|notes?|across|through|throughout|lines?|that|contains?|containing|mentions?|"
@@ -113,8 +116,9 @@ SEARCH = Task(
             f"(?:mentions?|mentioning|contains?|containing|uses?|using|imports?|calls?|"
             f"search(?: everywhere)? for) {_TERM}"
         ),
-        f"occurrences? of {_TERM}",
-        f"(?:搜索?|查找?|找)(?:一?下|找)?{_TERM}(?=在|出现)",
+        f"(?:occurrences?|mentions?) of {_TERM}",
+        f"(?:里|中)(?:都)?有{_TERM}",
+        f"(?:搜索?|查找?|找)(?:一?下|找)?{_TERM}(?=在|出现|$|[。？！,.?!])",
         f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
     max_texts=1,
@@ -169,7 +173,9 @@ GIT = Task(
         (
             "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
-            "this |my )?(?:git|repo)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
+            "this |my )?(?:git|repo)|git branch|is everything committed|has been committed|忘记?提交|"
+            "(?:forget|forgot|forgotten|anything|something) to commit|"
+            "(?:改了|动了)(?:哪些|什么|啥)|uncommitted|what (?:was|is|has been|have we|have i|did (?:i|"
             "we)) (?:been )?commit(?:ted)?|(?:is|are) (?:my|our|the) (?:git )?(?:repo(?:sitory)?|"
             "working tree|git)|哪个git分支|what(?: has|'s| is| have i)? changed|which branch|"
             "what branch|current branch|(?:did|have|has) (?:i|we|anything|something|"
@@ -188,7 +194,9 @@ GIT = Task(
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
         "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"
         "were|git|in a|代码|东西|情况|"
-        "anything|any|few|couple of|saved|everything|clean|dirty|pending|staged|unstaged|since (?:my |"
+        "忘记?了?|has been|forget|改了?|动了?|whether|forgot|forgotten|to commit|something|anything|any|"
+        "few|couple of|saved|"
+        "everything|clean|dirty|pending|staged|unstaged|since (?:my |"
         "the |our )?last "
         "commit|not (?:yet )?committed|committed|commit|not|working tree|"
         "有没有|没有|还没有?|没|未|改过|动过|未提交|几次|几个|几条|看|查看|显示|总结|概括|状态|日志|历史|"
@@ -201,10 +209,11 @@ GIT = Task(
         "最近的?{n}(?:次|个|条)(?:的)?",
     ),
     forbids=(
-        "(?:please|and|then|to|can you|could you) commit|git commit|commit (?:my|it|them|this|these|"
+        "(?:please|and|then|(?<!forget )(?<!forgot )(?<!forgotten )(?<!anything )(?<!something )to|can you|"
+        "could you) commit|git commit|commit (?:my|it|them|this|these|"
         "everything|all|the (?:changes|rest|files))|"
         "should|since(?! (?:my |the |our )?last commit)|yesterday|today|tonight|weeks?|months?|years?|"
-        "days?|hours?|ago|before|after|by|whose|has|what(?:'s| is) in|"
+        "days?|hours?|ago|before|after|by|whose|has(?! been)|what(?:'s| is) in|"
         "why|how|author|between|every|昨天|今天|前天|上周|本周|这周|为什么|怎么|之前|以前|以后"
     ),
     carry_out=_do_git,

@@ -265,7 +265,7 @@ TESTS = Task(
     words=(
         "(?:has|have|with|got) (?:no|zero|little|hardly any) (?:test )?(?:tests?|coverage)(?: at all|"
         " yet)?|test coverage|coverage|pytest preferred|preferred|preferably|passes|passed|fail|fails|"
-        "failing|green|everything|补几个|补|写点|能不能通过|过不过|过没过|look at|have a look at|read|"
+        "failing|green|everything|加上|加几个|加|补几个|补|写点|能不能通过|过不过|过没过|look at|have a look at|read|"
         "open|unit|tests?|test cases?|cases?|suite|testing|unittests?|with "
         "unittest|using unittest|unittest|"
         "that tests?|covers?|covering|check|checks|checking|functions?|methods?|modules?|existing|all|"
