@@ -25,7 +25,7 @@ from conversations.services.equipment import choose_confirmation
 from conversations.services.messages import add_message
 from conversations.services.sharing import check_sharing
 from conversations.services.start_options import check_start_options
-from conversations.services.starts import queue_next_start
+from conversations.services.start_tasks import queue_next_start
 from conversations.services.state import change_fields, request_start
 from lib.connections import release_connection
 from lib.problems import Problem

@@ -24,12 +24,8 @@ from conversations.sandboxes.provider import (
 )
 from conversations.services.egress_log import collect_last_decisions
 from conversations.services.leases import list_live_owners, request_manager
-from conversations.services.starts import (
-    OCCUPYING,
-    STOP_GRACE_SECONDS,
-    queue_next_start,
-    replaces_process_provider,
-)
+from conversations.services.start_tasks import STOP_GRACE_SECONDS, queue_next_start
+from conversations.services.starts import OCCUPYING, replaces_process_provider
 from conversations.services.state import (
     append_notice,
     change_fields,

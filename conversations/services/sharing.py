@@ -187,7 +187,7 @@ def _replace_equipment(conversation: Conversation) -> None:
     sandbox = conversation.sandbox
     if sandbox is None:
         return
-    # A start that is under way notices the other lender at its end (`starts._finish`) and begins again.
+    # A start that is under way notices the other lender at its end (`start_tasks.finish`) and begins again.
     is_starting = StartTask.objects.filter(conversation=conversation, finished_at=None).exists()
     if sandbox.observed in OCCUPYING and not is_starting:
         # In this transaction, so that the next message requests a start and is not sent to the engine that ends.

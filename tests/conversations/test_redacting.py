@@ -13,7 +13,7 @@ from accounts.services import custom_secrets, provider_tokens, user_settings
 from billing import services as billing
 from conversations import services
 from conversations.models import SearchText
-from conversations.services import redaction, starts
+from conversations.services import redaction, start_tasks, starts
 from conversations.services.keys import conversation_key
 from conversations.services.streamed_text import StreamedText
 from lib import crypto
@@ -365,7 +365,7 @@ class TestOtherValues:
         assert value not in exported
         assert coded[6:-4] not in exported
         failure = starts.StartFailed(f"The setup script failed: {text}")
-        assert value not in starts._describe(failure, running)
+        assert value not in start_tasks.describe(failure, running)
 
     def test_ordinary_values_of_variables_are_not_hidden(self, keys, running):
         ingest(running, make_frame(0, text="in production with postgres"))

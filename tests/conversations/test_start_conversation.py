@@ -115,7 +115,7 @@ def test_start_continues_if_conversation_is_resumed_before_its_cancellation(
             services.pause_sandbox(conversation_id=conversation.pk)
             monkeypatch.setattr(sandboxes, "inspect", inspect)
             monkeypatch.setattr(
-                starts, "_record_cancellation", partial(_resume_first, starts._record_cancellation)
+                starts, "record_cancellation", partial(_resume_first, starts.record_cancellation)
             )
         return replace(inspect(handle), state=State.STARTING)
 
