@@ -94,6 +94,12 @@ STYLE = (
     ")?(?:command line|terminal|console)|"
     "in (?:the |this |my |our |your )?(?:current |working |workspace )?(?:folder|directory|workspace|sandbox)"
 )
+PLAINLY = (
+    "(?:in|using|with) (?:just |only )?(?:(?:a few|some|very|really|super|simple|plain|clear|easy|short|"
+    "everyday|normal|non-technical|layman's|laymans|layman) )+(?:english|terms|words|language|sentences|"
+    "steps)"
+)
+"""How a report may be worded. For a program that prints, the same words would change what it prints."""
 STYLE_ZH = (
     "带(?:有)?(?:详细)?注释|加(?:上)?注释|不(?:使用|用|依赖)(?:任何)?(?:第三方|外部)(?:的)?(?:库|包)|"
     "标准库|(?:在)?(?:终端|控制台|"
@@ -105,7 +111,6 @@ _REAL = frozenset(
     [
         "lies",
         "pries",
-        "prims",
         "tides",
         "bytes",
         "cites",

@@ -35,6 +35,7 @@ _WISHES = re.compile(
     r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
     r"show|let|use|uses|using|only(?! (?:started|began|joined|just|learned|got|have|had))|with|expects?|"
     r"asks?|asked|can you|could you|will you|write|create|add|print|"
+    r"choose|pick|select|enter|type in|set|adjust|customi[sz]e|specify|configure|pass|decide|control|toggle|switch|"
     r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|"
     r"it|them|all)|looking for)\b"
 )
@@ -60,6 +61,13 @@ _MAKES = re.compile(
     r"(?:(?:an?|the|some|my|your|short|little|small|simple|nice|good|quick) )*$"
 )
 _FOLLOWS_NOUN = re.compile(r" (?:about|for|on|of|to|that|which|with|in)\b| ?[.,!?]| ?$")
+
+
+# The letter "n" as a short form of "and", between two orders or wishes ("save it n run it").
+_N_FOR_AND = re.compile(
+    r"(?<=[a-z⟧']) (?:n|&|nd|an) (?=(?:then|run|show|tell|tick|check|mark|delete|remove|save|print|list|give|paste|"
+    r"execute|explain|count|what|which|how|where|buzz|let|put|cross|add|see|say|test|the|min|max|columns|rows|i)\b)"
+)
 
 
 class Left(NamedTuple):
@@ -88,6 +96,7 @@ def read_blocks(name: str) -> list[list[str]]:
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
     text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)
+    text = _N_FOR_AND.sub(" and ", text)
     text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
     return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
 
@@ -149,7 +158,12 @@ def split_clauses(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _tells_circumstances(clause: str) -> bool:
+    """Return whether a clause only tells about the user, apart from phrases that change nothing."""
     clause = clause.strip()
+    starts = _circumstances().match(clause) or _CIRCUMSTANCES_ZH.match(clause)
+    if not starts:
+        return False
+    clause = clause[: starts.end()] + _phrases().sub(" ", clause[starts.end() :])
     if _CHINESE.search(clause):
         return bool(
             _CIRCUMSTANCES_ZH.match(clause)
@@ -222,9 +236,11 @@ def _short_forms() -> dict[str, str]:
 
 @cache
 def _phrases() -> re.Pattern[str]:
-    return re.compile(
-        rf"(?<![a-z0-9_'])(?:{'|'.join(read_lines('harmless_phrases'))})(?![a-z0-9_'])"
-    )
+    # "For my rust class" is no harmless phrase: any word stands for none of the names of languages and programs.
+    names = "|".join(map(re.escape, _read_group("# Languages and programs", "other_work")))
+    lines = "|".join(read_lines("harmless_phrases")).replace("[a-z]+", "{any}")
+    phrases = lines.replace("{any}", rf"(?!(?:{names})\b)[a-z]+")
+    return re.compile(rf"(?<![a-z0-9_'])(?:{phrases})(?![a-z0-9_'])")
 
 
 @cache
@@ -233,9 +249,9 @@ def _circumstances() -> re.Pattern[str]:
 
 
 @cache
-def _read_group(title: str) -> frozenset[str]:
-    """Return the harmless English words of the lines that follow a title."""
-    lines = (FOLDER / "harmless_english.txt").read_text(encoding="utf-8").splitlines()
+def _read_group(title: str, name: str = "harmless_english") -> frozenset[str]:
+    """Return the words of the lines that follow a title in a list."""
+    lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     words: list[str] = []
     for line in lines[lines.index(title) + 1 :]:
         if line.startswith("#"):

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo import vocabulary
 from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote
 from billing.gateway.demo.workbench import Bench, Result, Text
@@ -267,7 +268,10 @@ EXPLAIN = Task(
     ),
     words=(
         f"{THIS_FILE}|{HERE}|go through|going through|go over|happens?|happening|going on|"
-        f"someone who (?:has )?never [a-z]+(?: before)?|"
+        f"{vocabulary.PLAINLY}|someone who (?:has )?never [a-z]+(?: before)?|(?:the )?(?:main )?(?:ideas?|logic|parts|building blocks|moving "
+        f"parts)(?: behind)?|step by step|line by line|(?:a )?high[- ]level|each part|every part|"
+        f"(?:and )?how it works|what (?:each|every) (?:part|function) does|"
+        "思路|逻辑|原理|大意|意图|内在|这段|那段|"
         f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
         f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
         f"imports?|"
@@ -317,7 +321,7 @@ SHOW = Task(
     title=Text("the content of a file", "显示文件内容"),
     needs=(
         (
-            "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
+            "displayed|show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
             "is in|what exactly is|rundown|what did i write|say|says|what is written|what's written|"
             "写了什么|写了啥|写的什么|"
             "写的啥|写了些什么|有啥|写着什么|output|give|"

@@ -91,6 +91,7 @@ TODO = Task(
         ),
     ),
     words=(
+        "throw away|get rid of|clear out|the old ones|old ones|old|ones|(?:the )?(?:done|finished) ones|网页版|版|页|"
         "每天|日常|要做的(?:事情?|事儿)|managing|tracking|organi[sz]ing|write down|note down|jot down|"
         "type in|enter|put|chores|errands|"
         "stuff|things|(?:when|once|as|after) (?:i'm |i am |they are |they're |it is |it's )?"

@@ -185,7 +185,7 @@ GIT = Task(
             "(?:last|latest|recent|newest) commits?|pending changes|working tree|unsaved changes|没有?提交|未提交|"
             "(?:有没有|哪些|什么)改动|最近提交|提交记录|提交历史|最近的?提交|git状态|git日志|git 状态|git "
             "日志|git 仓库|git仓库|次提交|"
-            "哪个分支|当前分支|提交日志"
+            "哪个分支|当前分支|提交日志|忘了提交|仓库(?:现在|目前)?(?:是)?(?:什么|啥)(?:情况|状态)"
         ),
     ),
     words=(

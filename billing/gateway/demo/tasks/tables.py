@@ -4,6 +4,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo import vocabulary
 from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import tell_missing
 from billing.gateway.demo.tasks.programs import quote
@@ -151,6 +152,7 @@ CSV = Task(
         ),
     ),
     words=(
+        f"{vocabulary.PLAINLY}|"
         "csv|data|datas|dataset|data set|table|file|files|spreadsheet|content|contents|summary|"
         "summari[sz]e|statistics|stats|analysis|columns?|rows?|each|every|all|per|what|what's|is|are|"
         "about|inside|tell|me|short|brief|quick|basic|key|main|"
@@ -158,6 +160,9 @@ CSV = Task(
         "averages|median|min|minimum|max|maximum|sum|sums|totals?|missing values|missing|empty cells|"
         "range|ranges|types?|load|loads|read|reads|reading|parse|parses|opens?|takes?|process|compute|"
         "computes|calculate|calculates|find|finds|show|print|prints|that|from|"
+        "(?:column|field|header) names|names of (?:the |all |all the )?(?:columns|fields)|headers?|fields|"
+        "quick look|first look|at a glance|whatever is numeric|(?:everything|anything) numeric|"
+        "numeric (?:columns?|ones|fields|values)|数字列|数值列|列名|表头|字段|字段名|都有哪些列|一共|总共|"
         "numbers|figures|stuff|average values?|mean values?|average of each column|smallest|largest|"
         "lowest|highest|numeric|"
         "check|min ?/ ?max|max ?/ ?min|big|large|size|looks? like|sent|如何|怎么样|条|几条|记录|"

@@ -263,6 +263,7 @@ TESTS = Task(
         ),
     ),
     words=(
+        "next to (?:it|the file)|beside (?:it|the file)|alongside|along with it|sanity checks?|edge cases?|corner cases?|"
         "(?:has|have|with|got) (?:no|zero|little|hardly any) (?:test )?(?:tests?|coverage)(?: at all|"
         " yet)?|test coverage|coverage|pytest preferred|preferred|preferably|passes|passed|fail|fails|"
         "failing|green|everything|加上|加几个|加|补几个|补|写点|能不能通过|过不过|过没过|look at|have a look at|read|"
