@@ -259,9 +259,18 @@ _TELLS = vocabulary.compile_words(
 )
 
 
+# What repeats itself, which a program that runs once does not do.
+_REPEATS = vocabulary.compile_words(
+    "(?:every|each)(?: \\d+)? (?:seconds?|minutes?|hours?|days?|nights?|mornings?|evenings?|weeks?|months?|"
+    "[a-z]{3,6}day)|once (?:a|an|per) [a-z]+|in the background|forever|每(?:天|小时|分钟|秒|周|晚|隔)"
+)
+
+
 def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
     """Return the parts of a text that ask for more than a task does."""
     patterns = [_TELLS] if task.is_making and not task.may_ask else []
+    if task.is_making and "html" not in task.outputs:
+        patterns.append(_REPEATS)
     if task.forbidden and task.uses_tools:
         patterns.append(task.forbidden)
     return [wording.Left(m.start(), m[0]) for pattern in patterns for m in pattern.finditer(text)]

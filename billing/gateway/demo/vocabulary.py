@@ -97,7 +97,7 @@ STYLE = (
 PLAINLY = (
     "(?:in|using|with) (?:just |only )?(?:(?:a few|some|very|really|super|simple|plain|clear|easy|short|"
     "everyday|normal|non-technical|layman's|laymans|layman) )+(?:english|terms|words|language|sentences|"
-    "steps)"
+    "steps)|(?:plain|simple|easy) (?:words|english)"
 )
 """How a report may be worded. For a program that prints, the same words would change what it prints."""
 STYLE_ZH = (

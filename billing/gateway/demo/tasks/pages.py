@@ -12,7 +12,7 @@ from billing.gateway.script import Step
 # Orders about a list that somebody already has.
 _OWN_LIST = re.compile(
     r"^(?:(?:please|can you|could you|i want to|i need to|i'd like to|let's|now|and)[ ,]*)*"
-    r"(?:(?:add|edit|delete|remove|tick|check|mark|complete|clear|finish|filter|save|store|open|keep|"
+    r"(?:(?:add|put(?! together)|edit|delete|remove|tick|check|mark|complete|clear|finish|filter|save|store|open|keep|"
     r"toggle|cross|read|print|view)\b"
     r"|(?:show|see|display|get|give|tell|list)\b(?! me (?:a|an|how)\b| us a\b))"
     r"|^(?:给|把|将|在)⟦f|⟦f\d+⟧(?:里|中|的)|\bto (?:my|the) (?:to-?do|list|todos)|\bon my\b|^what|给待办|"
@@ -125,7 +125,11 @@ TODO = Task(
         "前端|纯|原生|美观|漂亮|响应式|深色模式|暗黑模式|手机|移动端|简洁|现代|功能|带|有|html|css|"
         "javascript|离线|无需后端|不需要后端|单文件|管理|小|里"
     ),
-    forbids="about|my (?:own )?name|our names|logo",
+    forbids=(
+        "about|my (?:own )?name|our names|logo|(?:my|our) (?:wife|husband|family|team|kids?|friends?|colleagues?|"
+        "roommates?|flatmates?|boss|partner|girlfriend|boyfriend)(?: and i)? (?:can|could|should|to)|both of us|"
+        "all of us|we both|we all|(?:一家人|全家|大家|同事们?|团队|老婆|老公)(?:都|也|一起)"
+    ),
     outputs=("html", "htm"),
     stems="^to-?do|待办",
     check=_check_todo,
