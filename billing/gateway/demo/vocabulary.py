@@ -28,7 +28,7 @@ MAKING = (
     "implement|implements|implementation|develop|prepare|set up|add|put|code up|code|save|saved|saving|store|stored|"
     "showing|display|displays|using|use|uses|"
     "in python|with python|using python|python ?3?(?:\\.\\d+)?|py|program|programme|script|snippet|file|"
-    "question|task|job|thing|something|stuff|work|called|named|name|titled|entitled|call|step by step|"
+    "thingy|thingie|thingamajig|doohickey|gizmo|whatsit|jobby|question|task|job|thing|something|stuff|work|called|named|name|titled|entitled|call|step by step|"
     "for example|example|learning|beginner|practice|homework|newbie"
 )
 POLITE_ZH = (

@@ -25,10 +25,17 @@ _CLAUSE_END = re.compile(
 )
 # A clause about the user's circumstances: it begins with a person, and wishes nothing.
 _CIRCUMSTANCES = (
-    r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|"
+    r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|honestly|frankly|sadly|actually|basically|currently|lately|recently|"
+    r"luckily|unfortunately|seriously|apparently|today|tomorrow|yesterday|turns out|you see|look|listen|ugh|lol|ok so|"
     r"although|though) )*"
     r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|he|he's|she|she's|they|they're|somebody|someone|everybody|everyone|people"
     r"|(?:my|our|his|her) (?:little |old |older |younger |best |new |\d+[ -]year[ -]old )?(?:{people})(?:'s)?"
+    r"|(?:my|our|his|her|their) (?:[a-z]+ )?(?:desk|eyes?|brain|head|day|week|life|fridge|room|house|flat|car|dog|cat|hands?|"
+    r"coffee|schedule|inbox|handwriting|maths?|deadline|meeting|class|lesson|semester|laptop|computer|phone|"
+    r"excel|internet|wifi|bank|landlord|job|wall|notebook|exam|interview|course|homework|predecessor|manager|mind|"
+    r"patience|nerves|back|train|flight|battery|glasses)s?(?= (?:is|are|was|were|has|have|just|always|never|keeps?|"
+    r"starts?|went|got|died|broke|glazed|hurts?|says?|said|needs?|begins?|runs?)\b)"
+    r"|(?:there is|there's) (?:an? |my )?(?:meeting|exam|interview|deadline|test tomorrow)"
     r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i|as an? [a-z]+(?: [a-z]+)?,? i)\b"
 )
 _WISHES = re.compile(

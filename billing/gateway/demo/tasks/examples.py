@@ -41,7 +41,7 @@ NUMBERS = (
     ),
 )
 """Patterns of examples of a function of numbers."""
-PAIR = r"(?:of|for|求|算)(?: the numbers)? ?(?P<numbers>\d{1,9}(?: and |, ?|和|跟|与)\d{1,9})"
+PAIR = r"(?:of|for|try|test|with|求|算|试)(?: it)?(?: with| on)?(?: the numbers)? ?(?P<numbers>\d{1,9}(?: and | with |, ?|和|跟|与)\d{1,9})"
 """The pattern of an example of a function of two numbers."""
 CALLS: dict[str, tuple[str, Callable[..., Any]]] = {
     "reverse_string": ("reverse_string", lambda text: text[::-1]),

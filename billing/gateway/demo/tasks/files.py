@@ -101,6 +101,8 @@ LIST = Task(
     title=Text("a list of the files", "列出文件"),
     needs=(
         (
+            "lying around|peek|poke around|look around|looking around|rummage|rundown|inventory|take stock|"
+            "瞅瞅|瞧瞧|瞄一?眼|列一?下|列列|都有些?啥|有些?啥|啥情况|什么情况|"
             "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
             "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
             "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
@@ -114,7 +116,8 @@ LIST = Task(
         ),
     ),
     words=(
-        f"{HERE}|including(?: the)?(?: hidden)?(?: ones| files)?|overview|in total|total|altogether|"
+        f"{HERE}|lying around|sitting around|rundown|inventory|情况|些|看看都|"
+        f"including(?: the)?(?: hidden)?(?: ones| files)?|overview|in total|total|altogether|"
         f"names?|all|all of|every|everything|available|existing|"
         f"do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
@@ -253,6 +256,13 @@ EXPLAIN = Task(
     title=Text("an overview of a file", "介绍一个文件"),
     needs=(
         (
+            "eli5|(?:talk|walk|guide|take|lead|run) (?:me|us|him|her|them) (?:through|over)|(?:go|going) (?:through|over)|"
+            "break(?:s|ing)? (?:it |this |that )?down|breakdown|unpack|decipher|dissect|demystify|make sense of|"
+            "clarify|elaborate on|shed (?:some )?light on|enlighten|get my head around|lowdown|low-down|skinny|"
+            "tl;?dr|teach me|high[- ]level|in charge of|responsible for|up to|the deal with|point of|purpose|"
+            "what (?:on earth|in the world|the hell|the heck|exactly|actually|even|kind of thing|all) (?:does|is|do)|"
+            "讲给我听|捋一?捋|梳理(?:一下)?|解读(?:一下)?|剖析|剖一下|拆解(?:一下)?|科普(?:一下)?|过一遍|走一遍|"
+            "讲讲课|干吗|干嘛使|做什么用|派什么用场|啥意思|思路|逻辑|原理|"
             "what do|(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
             "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
             "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
@@ -268,7 +278,8 @@ EXPLAIN = Task(
     ),
     words=(
         f"{THIS_FILE}|{HERE}|go through|going through|go over|happens?|happening|going on|"
-        f"{vocabulary.PLAINLY}|someone who (?:has )?never [a-z]+(?: before)?|(?:the )?(?:main )?(?:ideas?|logic|parts|building blocks|moving "
+        f"{vocabulary.PLAINLY}|up to|all|point|deal|through|over|down|on earth|in the world|the hell|the heck|even|"
+        f"python|coding|programming|code|responsible|in charge|留下(?:来)?的?|写的|丢给我的?|someone who (?:has )?never [a-z]+(?: before)?|(?:the )?(?:main )?(?:ideas?|logic|parts|building blocks|moving "
         f"parts)(?: behind)?|step by step|line by line|(?:a )?high[- ]level|each part|every part|"
         f"(?:and )?how it works|what (?:each|every) (?:part|function) does|"
         "思路|逻辑|原理|大意|意图|内在|这段|那段|"
@@ -321,7 +332,9 @@ SHOW = Task(
     title=Text("the content of a file", "显示文件内容"),
     needs=(
         (
-            "displayed|show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
+            "displayed|peek|glance|skim|pull up|bring up|cough(?:s)? up|spit out|dump|type out|paste|reveal|hand me|"
+            "chuck me|瞧一?瞧|瞅一?瞅|瞄一?眼|亮出来|贴出来|念叨|"
+            "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
             "is in|what exactly is|rundown|what did i write|say|says|what is written|what's written|"
             "写了什么|写了啥|写的什么|"
             "写的啥|写了些什么|有啥|写着什么|output|give|"

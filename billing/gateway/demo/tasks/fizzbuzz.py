@@ -114,6 +114,7 @@ FIZZBUZZ = Task(
         "前{n}个?|{n}个数?",
         *SEPARATORS[:1],
     ),
+    forbids="只(?:要|打印|输出|显示|看|保留|列)(?=.{0,3}(?:fizz|buzz))|only (?:the )?(?:fizz|buzz)(?:es)?(?![a-z])",
     outputs=("py", "txt"),
     max_texts=4,
     stems="fizz",

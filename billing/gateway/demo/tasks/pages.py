@@ -91,6 +91,8 @@ TODO = Task(
         ),
     ),
     words=(
+        "(?:when|after|even if|once) i (?:close|closed|reopen|restart|come back)(?: (?:to )?(?:it|the (?:tab|browser|window|page)|"
+        "my (?:browser|computer|laptop)))?|sticky notes|post-?its?|勾|打个勾|界面随便|界面|随便|"
         "throw away|get rid of|clear out|the old ones|old ones|old|ones|(?:the )?(?:done|finished) ones|网页版|版|页|"
         "每天|日常|要做的(?:事情?|事儿)|managing|tracking|organi[sz]ing|write down|note down|jot down|"
         "type in|enter|put|chores|errands|"
@@ -128,6 +130,7 @@ TODO = Task(
     forbids=(
         "about|my (?:own )?name|our names|logo|(?:my|our) (?:wife|husband|family|team|kids?|friends?|colleagues?|"
         "roommates?|flatmates?|boss|partner|girlfriend|boyfriend)(?: and i)? (?:can|could|should|to)|both of us|"
+        "for (?:a|the|my|our|his|her|their) (?:whole |entire )?(?:team|family|group|couple|class|office|department|kids?)|"
         "all of us|we both|we all|(?:一家人|全家|大家|同事们?|团队|老婆|老公)(?:都|也|一起)"
     ),
     outputs=("html", "htm"),

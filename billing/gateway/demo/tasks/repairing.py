@@ -103,19 +103,24 @@ REPAIR = Task(
     title=Text("the bug of the sample project", "示例项目里的错误"),
     needs=(
         "(?:comes?|came|ships?|shipped|included|bundled|delivered) with (?:it|this|the (?:demo|server|thing|tool|app)|you)|"
+        "(?:you|this|the demo) (?:ship|ships|come|comes) with|provided|supplied|preinstalled|"
         "例子|sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范",
         (
             "工程|样板|bugs?|repo(?:sitory)?|project|broken|failing|codebase|code base|app|debug(?:ging)?|错误|仓库|项目|"
             "测试|缺陷|bug|问题|漏洞|故障|代码库"
         ),
         (
-            "fix(?:es|ing)?|repairs?|repairing|bugs?|debug(?:ging)?|broken|failing|fails?|wrong|"
+            "fix(?:es|ing)?|repairs?|repairing|squash(?:es|ing)?|patch(?:es|ing)?(?: up)?|mend|sort (?:it |that )?out|put right|"
+            "cure|heal|揪出来|修一?修|整好|弄好|搞好|bugs?|debug(?:ging)?|broken|failing|fails?|wrong|"
             "does not work|doesn't work|not working|correct|solve|"
             "resolve|错误|缺陷|bug|问题|漏洞|故障|修|改好|算错|调试|失败"
         ),
     ),
     words=(
-        f"{vocabulary.PLAINLY}|"
+        f"{vocabulary.PLAINLY}|squash(?:es|ing)?|patch(?:es|ing)?(?: (?:it )?up)?|mend|put (?:it )?right|cure|heal|ship|"
+        "(?:that |which )?(?:you|this|the demo) (?:ship|ships|come|comes|provide|provides|bring|brings|include|"
+        "includes)(?: with| along)?|provided|supplied|preinstalled|pin (?:it )?down|nail|went wrong|"
+        "揪出来?|修了|整好|弄好|搞好|跑不过|没过|不过|"
         "(?:which |that )?(?:comes?|came|ships?|shipped) with (?:it|this|the (?:demo|server|thing|tool|app)|you)|"
         "(?:that |which )?(?:comes|ships) (?:with|along)|(?:wrong|incorrect|bad|strange|odd) (?:numbers?|results?|"
         "totals?|values?|answers?|output)|returns?|gives?|track(?:ing|s)? (?:it )?down|hunt(?:ing)? (?:it )?down|"

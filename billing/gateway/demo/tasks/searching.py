@@ -71,6 +71,8 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
+            "hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|comb(?: through)?|sniff out|"
+            "point me to|turn up|搜搜|搜一?搜|找找|翻翻|翻一?下|"
             "mentions? of|look(?:ing)? through|does the (?:word|text)|is there|are there|哪里|哪儿|哪些|"
             "哪个|在哪|find|finds|search|searches|searching|grep|"
             "look for|locate|list|"
@@ -89,7 +91,8 @@ SEARCH = Task(
         ),
     ),
     words=(
-        f"{HERE}|look(?:ing)? through|mentions?|anywhere|mentioned|defined|declared|imported|check|checks|"
+        f"{HERE}|hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|comb(?: through)?|"
+        f"sniff out|point me to|turn up|lying around|look(?:ing)? through|mentions?|anywhere|mentioned|defined|declared|imported|check|checks|"
         f"function|method|class|variable|for|"
         f"places?|spots?|file and line(?: numbers?)?|(?:with )?(?:the )?line numbers?|the text|text|"
         f"string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
@@ -171,7 +174,7 @@ GIT = Task(
     title=Text("the state of the Git repository", "Git 仓库的状态"),
     needs=(
         (
-            "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
+            "(?:git )?tree (?:is )?clean|(?:my|the|our) git (?:tree|state|situation|repo)|git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
             "this |my )?(?:git|repo)|git branch|is everything committed|has been committed|忘记?提交|"
             "(?:forget|forgot|forgotten|anything|something) to commit|"
@@ -189,7 +192,7 @@ GIT = Task(
         ),
     ),
     words=(
-        f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
+        f"{HERE}|tree|situation|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
         "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"

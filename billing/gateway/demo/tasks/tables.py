@@ -142,6 +142,9 @@ CSV = Task(
     needs=(
         "csv|csvs|(?=⟦f)|表格",
         (
+            "crunch|digest|boil (?:it |this )?down|rundown|tl;?dr|breakdown|break (?:it |this )?down|basics|size up|"
+            "peek|glance|eyeball|dig into|make sense of|lowdown|gist|numbers|figures|avg|about|瞧瞧|瞅瞅|瞧一?眼|"
+            "看一?眼|过一遍|梳理|捋|盘点|"
             "summar(?:y|ies)|summari[sz]e[sd]?|summari[sz]ing|analy[sz]e[sd]?|analysis|analyzing|"
             "analysing|statistics|statistical|stats|overview|describe|description|explore|profile|"
             "insights?|report|columns?|rows?|look|what's in(?:side)?|what is in(?:side)?|tell|explain|"
@@ -152,7 +155,8 @@ CSV = Task(
         ),
     ),
     words=(
-        f"{vocabulary.PLAINLY}|"
+        f"{vocabulary.PLAINLY}|crunch|digest|boil down|rundown|breakdown|break down|basics|size up|dig into|avg|"
+        "make sense of|numbers in it|basic numbers|gist|"
         "csv|data|datas|dataset|data set|table|file|files|spreadsheet|content|contents|summary|"
         "summari[sz]e|statistics|stats|analysis|columns?|rows?|each|every|all|per|what|what's|is|are|"
         "about|inside|tell|me|short|brief|quick|basic|key|main|"
@@ -175,7 +179,8 @@ CSV = Task(
     ),
     forbids=(
         "(?:add|insert|append|put|write|create|make) (?:a |an |the |one |another |new )*(?:rows?|columns?|lines?|"
-        "records?)|explain what|what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
+        "records?)|per (?!columns?|fields?|numeric)[a-z]+|(?:each|every|by) (?:months?|years?|days?|weeks?|hours?|quarters?)|"
+        "(?:which|what) (?:columns?|rows?) (?:has|is|are)|最[大小高低多少]的?是?哪|explain what|what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
     ),
     parameters=(
         "(?P<script>(?:python )?(?:script|program|programme|code|tool)|python脚本|脚本|程序|代码)",

@@ -21,8 +21,9 @@ _COMMENTS = {
 
 
 _CREATES = re.compile(
-    r"\b(?:write|create|add|make|generate|need|want|cover|give|build|implement|develop|prepare|would "
-    r"like|i'd like)\b|写|生成|创建|加|补充|补|做|需要|新建"
+    r"\b(?:write|create|add|make|generate|need|want|cover|give|build|implement|develop|prepare|slap|throw|knock|whip|cook|toss|chuck|hack|bang|put|get|"
+    r"deserves?|lacks?|needs|misses|missing|would "
+    r"like|i'd like)\b|写|整|搞|弄|来|生成|创建|加|补充|补|做|需要|新建"
 )
 _WITH_TESTS = re.compile(
     r"(?:write|create|make|generate|build|implement|program|code) (?:\w+ ){0,4}⟦f(\d+)⟧ (?:with|and|"
@@ -263,6 +264,7 @@ TESTS = Task(
         ),
     ),
     words=(
+        "(?:a )?safety net(?: of)?|整几个|整点|搞几个|搞点|弄几个|弄点|来几个|来点|配几个|配上|过不过|"
         "next to (?:it|the file)|beside (?:it|the file)|alongside|along with it|sanity checks?|edge cases?|corner cases?|"
         "(?:has|have|with|got) (?:no|zero|little|hardly any) (?:test )?(?:tests?|coverage)(?: at all|"
         " yet)?|test coverage|coverage|pytest preferred|preferred|preferably|passes|passed|fail|fails|"
