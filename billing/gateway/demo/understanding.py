@@ -147,7 +147,10 @@ class Understanding:
                 values |= new
                 rest = f"{rest[: match.start()]}{_blank(match)}{rest[match.end() :]}"
         patterns = [*task.word_patterns, *([_FOLLOW_WORDS] if is_follow else ())]
-        parts = wording.find_left(rest, patterns, is_making=task.is_making)
+        places = [m.start() for p in task.need_patterns if (m := p.search(text))]
+        parts = wording.find_left(
+            rest, patterns, is_making=task.is_making, task_at=min(places, default=0)
+        )
         parts += _find_forbidden(task, text)
         left = []
         inputs: list[str] = []
@@ -254,6 +257,7 @@ _TELLS = vocabulary.compile_words(
     "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
     "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
+    "(?:the )?(?:point|use|history|meaning|importance|beauty|idea|origin|inventor|theory) (?:of|behind)|"
     "(?:in|using|with)(?: just| only)? (?:one|1|a single) line|一行代码|1行代码|有什么用|有啥用|"
     "有什么意义|是什么意思|为什么|历史"
 )

@@ -25,10 +25,12 @@ MAKING = (
     "whip up|put together|come up with|craft|crafts|draft|drafts|hack together|compute|calculate|"
     "write|writes|writing|create|creates|creating|make|makes|making|build|building|generate|generates|"
     "generating|produce|produces|"
-    "implement|implements|implementation|develop|prepare|set up|add|put|code up|code|save|saved|saving|store|stored|"
+    "implement|implements|implementation|develop|prepare|set up|add|put|code up|code|save|saved|saving|"
+    "store|stored|"
     "showing|display|displays|using|use|uses|"
     "in python|with python|using python|python ?3?(?:\\.\\d+)?|py|program|programme|script|snippet|file|"
-    "thingy|thingie|thingamajig|doohickey|gizmo|whatsit|jobby|question|task|job|thing|something|stuff|work|called|named|name|titled|entitled|call|step by step|"
+    "thingy|thingie|thingamajig|doohickey|gizmo|whatsit|jobby|question|task|job|thing|something|stuff|"
+    "work|called|named|name|titled|entitled|call|step by step|"
     "for example|example|learning|beginner|practice|homework|newbie"
 )
 POLITE_ZH = (

@@ -124,7 +124,8 @@ LIST = Task(
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
         "currently|does|at|sizes?|with (?:their )?(?:sizes?|details)|details|detailed|long|including "
         "hidden(?: (?:ones|files))?|hidden|their|dates?|permissions|"
-        "所有的?|全部的?|都|名称|名|清单|列表|有|在|里|的|大小|详细信息?|包括隐藏文件|隐藏|我|现在|存在|什么|哪些|吗"
+        "所有的?|全部的?|都|名称|名|清单|列表|有|在|里|的|大小|详细信息?|包括隐藏文件|隐藏|我|现在|存在|"
+        "什么|哪些|吗"
     ),
     parameters=(
         (
@@ -256,11 +257,16 @@ EXPLAIN = Task(
     title=Text("an overview of a file", "介绍一个文件"),
     needs=(
         (
-            "eli5|(?:talk|walk|guide|take|lead|run) (?:me|us|him|her|them) (?:through|over)|(?:go|going) (?:through|over)|"
+            "story (?:with|of|behind)|the deal with|"
+            "eli5|(?:cliff|cliff's) ?notes|(?:make )?(?:heads?(?: or| nor|/) tails?)|讲解|说人话|捋捋不?|"
+            "看得我头大|头大|"
+            "eli5|(?:talk|walk|guide|take|lead|run) (?:me|us|him|her|them) (?:through|over)|(?:go|"
+            "going) (?:through|over)|"
             "break(?:s|ing)? (?:it |this |that )?down|breakdown|unpack|decipher|dissect|demystify|make sense of|"
             "clarify|elaborate on|shed (?:some )?light on|enlighten|get my head around|lowdown|low-down|skinny|"
             "tl;?dr|teach me|high[- ]level|in charge of|responsible for|up to|the deal with|point of|purpose|"
-            "what (?:on earth|in the world|the hell|the heck|exactly|actually|even|kind of thing|all) (?:does|is|do)|"
+            "what (?:on earth|in the world|the hell|the heck|exactly|actually|even|kind of thing|"
+            "all) (?:does|is|do)|"
             "讲给我听|捋一?捋|梳理(?:一下)?|解读(?:一下)?|剖析|剖一下|拆解(?:一下)?|科普(?:一下)?|过一遍|走一遍|"
             "讲讲课|干吗|干嘛使|做什么用|派什么用场|啥意思|思路|逻辑|原理|"
             "what do|(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
@@ -278,13 +284,18 @@ EXPLAIN = Task(
     ),
     words=(
         f"{THIS_FILE}|{HERE}|go through|going through|go over|happens?|happening|going on|"
-        f"{vocabulary.PLAINLY}|up to|all|point|deal|through|over|down|on earth|in the world|the hell|the heck|even|"
-        f"python|coding|programming|code|responsible|in charge|留下(?:来)?的?|写的|丢给我的?|someone who (?:has )?never [a-z]+(?: before)?|(?:the )?(?:main )?(?:ideas?|logic|parts|building blocks|moving "
+        f"(?:the )?story(?: with| of| behind)|{vocabulary.PLAINLY}|can't make heads or tails of|"
+        f"(?:用来)?干嘛用|说人话|写了些|不|up to|all|point|deal|through|over|down|on earth|in the world|"
+        f"the hell|the heck|even|"
+        f"python|coding|programming|code|responsible|in charge|留下(?:来)?的?|写的|丢给我的?|"
+        f"someone who (?:has )?never [a-z]+(?: before)?|(?:the )?(?:main )?(?:ideas?|logic|parts|"
+        f"building blocks|moving "
         f"parts)(?: behind)?|step by step|line by line|(?:a )?high[- ]level|each part|every part|"
         f"(?:and )?how it works|what (?:each|every) (?:part|function) does|"
         "思路|逻辑|原理|大意|意图|内在|这段|那段|"
         f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
-        f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
+        f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|"
+        f"functions?|classes|"
         f"imports?|"
         "读一下|读|写了|写的|功能|讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|"
         "有|一下|是|了|用来|什么|"
@@ -332,11 +343,12 @@ SHOW = Task(
     title=Text("the content of a file", "显示文件内容"),
     needs=(
         (
-            "displayed|peek|glance|skim|pull up|bring up|cough(?:s)? up|spit out|dump|type out|paste|reveal|hand me|"
+            "displayed|peek|glance|skim|pull up|bring up|cough(?:s)? up|spit out|dump|type out|paste|"
+            "reveal|hand me|"
             "chuck me|瞧一?瞧|瞅一?瞅|瞄一?眼|亮出来|贴出来|念叨|"
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
             "is in|what exactly is|rundown|what did i write|say|says|what is written|what's written|"
-            "写了什么|写了啥|写的什么|"
+            "写了什么|写了些?啥|都写了些?什么|都写了些?啥|写的什么|"
             "写的啥|写了些什么|有啥|写着什么|output|give|"
             "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),

@@ -87,7 +87,8 @@ FIZZBUZZ = Task(
     title=Text("FizzBuzz", "FizzBuzz"),
     needs=("fizz[ -]?buzz(?:es)?|fizz(?=.*buzz)|菲兹巴兹",),
     words=(
-        "riddle|brain ?teaser|silly|good old|3(?:-| )and(?:-| )5|i was asked|fizz|buzz|classic|famous|standard|well[- ]known|usual|traditional|game|problem|"
+        "riddle|brain ?teaser|silly|good old|3(?:-| )and(?:-| )5|i was asked|fizz|buzz|classic|famous|"
+        "standard|well[- ]known|usual|traditional|game|problem|"
         "challenge|puzzle|exercise|kata|interview|solution|solve|solves|solving|version|"
         "numbers?|print|prints|printing|play|plays|playing|loop|loops|counting|count|counts|outputs?|"
         "rules?|list|replace|replaces|replaced|instead|instead of|"

@@ -173,7 +173,8 @@ FUNCTIONS = (
         "greatest_common_divisor",
         "a function that computes the greatest common divisor of two numbers",
         "求最大公约数的函数",
-        "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
+        "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|"
+        "最大公因数",
         words="numbers?|integers?|2|of 2|两|个|整数|数字|数",
         parameters=(*NUMBERS, PAIR),
     ),

@@ -71,7 +71,9 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
-            "hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|comb(?: through)?|sniff out|"
+            "where's|"
+            "hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|"
+            "comb(?: through)?|sniff out|"
             "point me to|turn up|搜搜|搜一?搜|找找|翻翻|翻一?下|"
             "mentions? of|look(?:ing)? through|does the (?:word|text)|is there|are there|哪里|哪儿|哪些|"
             "哪个|在哪|find|finds|search|searches|searching|grep|"
@@ -92,7 +94,8 @@ SEARCH = Task(
     ),
     words=(
         f"{HERE}|hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|comb(?: through)?|"
-        f"sniff out|point me to|turn up|lying around|look(?:ing)? through|mentions?|anywhere|mentioned|defined|declared|imported|check|checks|"
+        f"sniff out|point me to|turn up|lying around|look(?:ing)? through|mentions?|anywhere|mentioned|"
+        f"defined|declared|imported|check|checks|"
         f"function|method|class|variable|for|"
         f"places?|spots?|file and line(?: numbers?)?|(?:with )?(?:the )?line numbers?|the text|text|"
         f"string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
@@ -125,7 +128,7 @@ SEARCH = Task(
         f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
     max_texts=1,
-    forbids="todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
+    forbids="whole words?|todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
     check=_check_search,
     carry_out=_do_search,
 )
@@ -174,7 +177,8 @@ GIT = Task(
     title=Text("the state of the Git repository", "Git 仓库的状态"),
     needs=(
         (
-            "(?:git )?tree (?:is )?clean|(?:my|the|our) git (?:tree|state|situation|repo)|git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
+            "(?:git )?tree (?:is )?clean|(?:my|the|our) git (?:tree|state|situation|repo)|git status|"
+            "git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
             "this |my )?(?:git|repo)|git branch|is everything committed|has been committed|忘记?提交|"
             "(?:forget|forgot|forgotten|anything|something) to commit|"

@@ -142,7 +142,8 @@ CSV = Task(
     needs=(
         "csv|csvs|(?=⟦f)|表格",
         (
-            "crunch|digest|boil (?:it |this )?down|rundown|tl;?dr|breakdown|break (?:it |this )?down|basics|size up|"
+            "crunch|digest|boil (?:it |this )?down|rundown|tl;?dr|breakdown|break (?:it |this )?down|"
+            "basics|size up|"
             "peek|glance|eyeball|dig into|make sense of|lowdown|gist|numbers|figures|avg|about|瞧瞧|瞅瞅|瞧一?眼|"
             "看一?眼|过一遍|梳理|捋|盘点|"
             "summar(?:y|ies)|summari[sz]e[sd]?|summari[sz]ing|analy[sz]e[sd]?|analysis|analyzing|"
@@ -155,7 +156,8 @@ CSV = Task(
         ),
     ),
     words=(
-        f"{vocabulary.PLAINLY}|crunch|digest|boil down|rundown|breakdown|break down|basics|size up|dig into|avg|"
+        f"{vocabulary.PLAINLY}|(?:take|apart|takes?)|crunch|digest|boil down|rundown|breakdown|"
+        f"break down|basics|size up|dig into|avg|"
         "make sense of|numbers in it|basic numbers|gist|"
         "csv|data|datas|dataset|data set|table|file|files|spreadsheet|content|contents|summary|"
         "summari[sz]e|statistics|stats|analysis|columns?|rows?|each|every|all|per|what|what's|is|are|"
@@ -179,8 +181,10 @@ CSV = Task(
     ),
     forbids=(
         "(?:add|insert|append|put|write|create|make) (?:a |an |the |one |another |new )*(?:rows?|columns?|lines?|"
-        "records?)|per (?!columns?|fields?|numeric)[a-z]+|(?:each|every|by) (?:months?|years?|days?|weeks?|hours?|quarters?)|"
-        "(?:which|what) (?:columns?|rows?) (?:has|is|are)|最[大小高低多少]的?是?哪|explain what|what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
+        "records?)|per (?!columns?|fields?|numeric)[a-z]+|(?:each|every|by) (?:months?|years?|days?|"
+        "weeks?|hours?|quarters?)|"
+        "(?:which|what) (?:columns?|rows?) (?:has|is|are)|最[大小高低多少]的?是?哪|explain what|"
+        "what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
     ),
     parameters=(
         "(?P<script>(?:python )?(?:script|program|programme|code|tool)|python脚本|脚本|程序|代码)",
