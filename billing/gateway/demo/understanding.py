@@ -126,14 +126,14 @@ class Understanding:
 
     def _match(self, task: Task, reading: Reading, *, is_follow: bool = False) -> _Match | None:
         text = self._correct(reading.text, task)
-        is_question = _ASKS.search(text) and not _THEN_ORDERS.search(text)
-        if task.is_making and not task.may_ask and is_question:
-            return None
         is_named = bool(task.stems and _CREATES.search(text)) and any(
             re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())
             for name in reading.files
         )
         if not (is_follow or is_named or all(p.search(text) for p in task.need_patterns)):
+            return None
+        is_order = not task.is_making or task.may_ask
+        if not is_order and _ASKS.search(text) and not _THEN_ORDERS.search(text):
             return None
         values: dict[str, Any] = {}
         rest, count = _NO_RUN.subn(_blank, text)
@@ -257,7 +257,8 @@ _TELLS = vocabulary.compile_words(
     "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
     "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
-    "(?:the )?(?:point|use|history|meaning|importance|beauty|idea|origin|inventor|theory) (?:of|behind)|"
+    "just (?:a|the) (?:number|count|total)|a (?:number|count) (?:will do|is enough)|(?:the )?(?:point|"
+    "use|history|meaning|importance|beauty|idea|origin|inventor|theory) (?:of|behind)|"
     "(?:in|using|with)(?: just| only)? (?:one|1|a single) line|一行代码|1行代码|有什么用|有啥用|"
     "有什么意义|是什么意思|为什么|历史"
 )

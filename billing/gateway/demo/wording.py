@@ -106,9 +106,10 @@ _FOLLOWS_NOUN = re.compile(r" (?:about|for|on|of|to|that|which|with|in)\b| ?[.,!
 
 # The letter "n" as a short form of "and", between two orders or wishes ("save it n run it").
 _N_FOR_AND = re.compile(
-    r"(?<=[a-z0-9⟧']) (?:n|&|nd|an) (?=(?:then|run|show|tell|tick|check|mark|delete|remove|save|show|"
-    r"print|output|list|give|paste|"
-    r"execute|explain|count|what|which|how|where|buzz|let|put|cross|add|see|say|test|the|min|max|columns|rows|i)\b)"
+    r"(?<=[a-z0-9⟧'])(?<!first)(?<!last)(?<! to)(?<!until)(?<!below)(?<!under)(?<!than)(?<!of)(?<!for)(?<!with)"
+    r"(?<!number)(?<!any)(?<!given)(?<!limit)(?<!the)(?<! is)(?<! a)(?<!integer)(?<!where)(?<!if)(?<!when)"
+    r" (?:n|nd) (?=[a-z⟦])(?!(?:numbers?|primes?|terms?|fibonacci|times|lines?|items|values|is|as|if|and|or|to|in|"
+    r"that|which|from|up|given|given|example|error|app|empty|extra|index|infinite|input)\b)"
 )
 
 
@@ -135,6 +136,7 @@ def read_blocks(name: str) -> list[list[str]]:
     return blocks
 
 
+@lru_cache(maxsize=8)
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
     text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)

@@ -116,7 +116,7 @@ LIST = Task(
         ),
     ),
     words=(
-        f"{HERE}|lying around|sitting around|rundown|inventory|情况|些|看看都|"
+        f"a number will do|just a number|{HERE}|lying around|sitting around|rundown|inventory|情况|些|看看都|"
         f"including(?: the)?(?: hidden)?(?: ones| files)?|overview|in total|total|altogether|"
         f"names?|all|all of|every|everything|available|existing|"
         f"do i have|do we have|i have|we "
@@ -366,6 +366,7 @@ SHOW = Task(
     forbids=(
         "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
         "does(?! ⟦f\\d+⟧ say)|"
+        "捋|讲|思路|原理|逻辑|说人话|"
         "功能|(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),

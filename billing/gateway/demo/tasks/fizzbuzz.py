@@ -87,6 +87,10 @@ FIZZBUZZ = Task(
     title=Text("FizzBuzz", "FizzBuzz"),
     needs=("fizz[ -]?buzz(?:es)?|fizz(?=.*buzz)|菲兹巴兹",),
     words=(
+        "(?:swap(?:s|ping)?|turn(?:s|ing)?|switch(?:es|ing)?) (?:the |every |all )*(?:threes|3s) (?:for|"
+        "into|with|by) fizz"
+        "(?:,? and)?(?: the)? (?:fives|5s) (?:for|into|with|by) buzz|count up|俩都占|都占|两个都占|"
+        "就?一块儿?喊|从(?=1数到)|1数到|(?:an? )?version|going to|"
         "riddle|brain ?teaser|silly|good old|3(?:-| )and(?:-| )5|i was asked|fizz|buzz|classic|famous|"
         "standard|well[- ]known|usual|traditional|game|problem|"
         "challenge|puzzle|exercise|kata|interview|solution|solve|solves|solving|version|"

@@ -116,7 +116,8 @@ REPAIR = Task(
         (
             "fix(?:es|ing)?|repairs?|repairing|squash(?:es|ing)?|patch(?:es|ing)?(?: up)?|mend|"
             "sort (?:it |that )?out|put right|"
-            "cure|heal|揪出来|修一?修|整好|弄好|搞好|bugs?|debug(?:ging)?|broken|failing|fails?|wrong|"
+            "cure|heal|putting (?:it |that |this )?right|off|毛病|揪出来|修一?修|整好|弄好|搞好|bugs?|"
+            "debug(?:ging)?|broken|failing|fails?|wrong|"
             "does not work|doesn't work|not working|correct|solve|"
             "resolve|错误|缺陷|bug|问题|漏洞|故障|修|改好|算错|调试|失败"
         ),
@@ -130,6 +131,10 @@ REPAIR = Task(
         "(?:which |that )?(?:comes?|came|ships?|shipped) with (?:it|this|the (?:demo|server|thing|tool|app)|you)|"
         "(?:that |which )?(?:comes|ships) (?:with|along)|(?:wrong|incorrect|bad|strange|odd) (?:numbers?|results?|"
         "totals?|values?|answers?|output)|returns?|gives?|track(?:ing|s)? (?:it )?down|hunt(?:ing)? (?:it )?down|"
+        "(?:a bit |a little |something's |something is )*off|(?:doesn't|does not) (?:quite |really |"
+        "actually )?do what it "
+        "(?:says|should|is supposed to|claims|is meant to)(?: do)?(?: on the tin)?|putting (?:it|that|"
+        "this) right|poke around|毛病|"
         "culprits?|root cause|sort (?:it|that) out|"
         "(?:in|with) (?:a few|a couple of|one or two|1 or 2|one or 2|\\d|one|"
         "some)(?: or \\d)?(?: to \\d)? (?:short |plain )?(?:sentences?|words|lines)|"
