@@ -271,9 +271,17 @@ _REPEATS = vocabulary.compile_words(
 )
 
 
+# Orders in words that are harmless as adjectives ("a tidy program").
+_ORDERS = vocabulary.compile_words(
+    "(?:tidy|clean|polish|neaten|straighten|freshen|spruce) (?:it|them|this|that|everything|up|(?:the|my|our) "
+    "(?:code|folder|files?|mess|place|directory|repo(?:sitory)?|project))"
+)
+
+
 def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
     """Return the parts of a text that ask for more than a task does."""
-    patterns = [_TELLS] if task.is_making and not task.may_ask else []
+    patterns = [_ORDERS] if task.uses_tools else []
+    patterns += [_TELLS] if task.is_making and not task.may_ask else []
     if task.is_making and "html" not in task.outputs:
         patterns.append(_REPEATS)
     if task.forbidden and task.uses_tools:

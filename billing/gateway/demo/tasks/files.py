@@ -301,7 +301,11 @@ EXPLAIN = Task(
         "有|一下|是|了|用来|什么|"
         "功能|怎么|工作|它|主要|结构|函数"
     ),
-    forbids="(?:output|results?) of|的(?:运行)?(?:输出|结果)",
+    forbids=(
+        "(?:show|print|display)(?: me)? (?:what(?:'s|s| is) (?:in|inside)|the (?:contents?|code))|"
+        "(?:show|print|display)(?: me)? ⟦f\\d+⟧|"
+        "(?:output|results?) of|的(?:运行)?(?:输出|结果)"
+    ),
     inputs=("*",),
     check=_check_file,
     carry_out=_do_explain,
