@@ -126,14 +126,14 @@ class Understanding:
 
     def _match(self, task: Task, reading: Reading, *, is_follow: bool = False) -> _Match | None:
         text = self._correct(reading.text, task)
-        is_question = _ASKS.search(text) and not _THEN_ORDERS.search(text)
-        if task.is_making and not task.may_ask and is_question:
-            return None
         is_named = bool(task.stems and _CREATES.search(text)) and any(
             re.search(task.stems, name.rpartition("/")[2].rpartition(".")[0].lower())
             for name in reading.files
         )
         if not (is_follow or is_named or all(p.search(text) for p in task.need_patterns)):
+            return None
+        is_order = not task.is_making or task.may_ask
+        if not is_order and _ASKS.search(text) and not _THEN_ORDERS.search(text):
             return None
         values: dict[str, Any] = {}
         rest, count = _NO_RUN.subn(_blank, text)
@@ -147,7 +147,10 @@ class Understanding:
                 values |= new
                 rest = f"{rest[: match.start()]}{_blank(match)}{rest[match.end() :]}"
         patterns = [*task.word_patterns, *([_FOLLOW_WORDS] if is_follow else ())]
-        parts = wording.find_left(rest, patterns, is_making=task.is_making)
+        places = [m.start() for p in task.need_patterns if (m := p.search(text))]
+        parts = wording.find_left(
+            rest, patterns, is_making=task.is_making, task_at=min(places, default=0)
+        )
         parts += _find_forbidden(task, text)
         left = []
         inputs: list[str] = []
@@ -254,14 +257,33 @@ _TELLS = vocabulary.compile_words(
     "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
     "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
+    "just (?:a|the) (?:number|count|total)|a (?:number|count) (?:will do|is enough)|(?:the )?(?:point|"
+    "use|history|meaning|importance|beauty|idea|origin|inventor|theory) (?:of|behind)|"
     "(?:in|using|with)(?: just| only)? (?:one|1|a single) line|一行代码|1行代码|有什么用|有啥用|"
     "有什么意义|是什么意思|为什么|历史"
 )
 
 
+# What repeats itself, which a program that runs once does not do.
+_REPEATS = vocabulary.compile_words(
+    "(?:every|each)(?: \\d+)? (?:seconds?|minutes?|hours?|days?|nights?|mornings?|evenings?|weeks?|months?|"
+    "[a-z]{3,6}day)|once (?:a|an|per) [a-z]+|in the background|forever|每(?:天|小时|分钟|秒|周|晚|隔)"
+)
+
+
+# Orders in words that are harmless as adjectives ("a tidy program").
+_ORDERS = vocabulary.compile_words(
+    "(?:tidy|clean|polish|neaten|straighten|freshen|spruce) (?:it|them|this|that|everything|up|(?:the|my|our) "
+    "(?:code|folder|files?|mess|place|directory|repo(?:sitory)?|project))"
+)
+
+
 def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
     """Return the parts of a text that ask for more than a task does."""
-    patterns = [_TELLS] if task.is_making and not task.may_ask else []
+    patterns = [_ORDERS] if task.uses_tools else []
+    patterns += [_TELLS] if task.is_making and not task.may_ask else []
+    if task.is_making and "html" not in task.outputs:
+        patterns.append(_REPEATS)
     if task.forbidden and task.uses_tools:
         patterns.append(task.forbidden)
     return [wording.Left(m.start(), m[0]) for pattern in patterns for m in pattern.finditer(text)]

@@ -25,10 +25,12 @@ MAKING = (
     "whip up|put together|come up with|craft|crafts|draft|drafts|hack together|compute|calculate|"
     "write|writes|writing|create|creates|creating|make|makes|making|build|building|generate|generates|"
     "generating|produce|produces|"
-    "implement|implements|implementation|develop|prepare|set up|add|put|code up|code|save|saved|saving|store|stored|"
+    "implement|implements|implementation|develop|prepare|set up|add|put|code up|code|save|saved|saving|"
+    "store|stored|"
     "showing|display|displays|using|use|uses|"
     "in python|with python|using python|python ?3?(?:\\.\\d+)?|py|program|programme|script|snippet|file|"
-    "question|task|job|thing|something|stuff|work|called|named|name|titled|entitled|call|step by step|"
+    "thingy|thingie|thingamajig|doohickey|gizmo|whatsit|jobby|question|task|job|thing|something|stuff|"
+    "work|called|named|name|titled|entitled|call|step by step|"
     "for example|example|learning|beginner|practice|homework|newbie"
 )
 POLITE_ZH = (
@@ -94,6 +96,12 @@ STYLE = (
     ")?(?:command line|terminal|console)|"
     "in (?:the |this |my |our |your )?(?:current |working |workspace )?(?:folder|directory|workspace|sandbox)"
 )
+PLAINLY = (
+    "(?:in|using|with) (?:just |only )?(?:(?:a few|some|very|really|super|simple|plain|clear|easy|short|"
+    "everyday|normal|non-technical|layman's|laymans|layman) )+(?:english|terms|words|language|sentences|"
+    "steps)|(?:plain|simple|easy) (?:words|english)"
+)
+"""How a report may be worded. For a program that prints, the same words would change what it prints."""
 STYLE_ZH = (
     "带(?:有)?(?:详细)?注释|加(?:上)?注释|不(?:使用|用|依赖)(?:任何)?(?:第三方|外部)(?:的)?(?:库|包)|"
     "标准库|(?:在)?(?:终端|控制台|"
@@ -105,7 +113,6 @@ _REAL = frozenset(
     [
         "lies",
         "pries",
-        "prims",
         "tides",
         "bytes",
         "cites",

@@ -7,13 +7,16 @@ means and which a clause about the user's circumstances must not contain.
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "words"
 _LONGEST_CHINESE = 8
 _SHORTEST_ADVERB = 5
+_LOOKS_BEHIND = 12
+"""How far the phrases look behind their beginning."""
+_MAX_CACHED = 1_000
 _TOKEN = re.compile(
     r"-?\d+(?:[.,]\d+)*[a-z_]*|[a-z_][a-z0-9_]*(?:['-][a-z0-9_]+)*|[\u4e00-\u9fff]|⟦[a-z]\d+⟧|[^\W\d_⟦⟧]+"
     r"|(?<![a-z] )/|/(?! [a-z])|[+*^%$#@&<>=≤≥]"
@@ -26,21 +29,60 @@ _CLAUSE_END = re.compile(
 # A clause about the user's circumstances: it begins with a person, and wishes nothing.
 _CIRCUMSTANCES = (
     r"(?:(?:and|so|but|well|hi|hey|hello|ok|okay|btw|because|since|as|for|also|plus|now|yes|yeah|if|"
+    r"honestly|frankly|sadly|actually|basically|currently|lately|recently|"
+    r"luckily|unfortunately|seriously|apparently|today|tomorrow|yesterday|turns out|you see|look|listen|"
+    r"ugh|lol|ok so|"
     r"although|though) )*"
-    r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|he|he's|she|she's|they|they're|somebody|someone|everybody|everyone|people"
+    r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|he|he's|she|she's|they|they're|somebody|someone|everybody|"
+    r"everyone|people"
     r"|(?:my|our|his|her) (?:little |old |older |younger |best |new |\d+[ -]year[ -]old )?(?:{people})(?:'s)?"
+    r"|(?:my|our|his|her|their) (?:[a-z]+ )?(?:desk|eyes?|brain|head|day|week|life|fridge|room|house|"
+    r"flat|car|dog|cat|hands?|"
+    r"coffee|schedule|inbox|handwriting|maths?|deadline|meeting|class|lesson|semester|laptop|computer|phone|"
+    r"excel|internet|wifi|bank|landlord|job|wall|notebook|exam|interview|course|homework|predecessor|manager|mind|"
+    r"patience|nerves|back|train|flight|battery|glasses)s?(?= (?:is|are|was|were|has|have|just|always|never|keeps?|"
+    r"starts?|went|got|died|broke|glazed|hurts?|says?|said|needs?|begins?|runs?)\b)"
+    r"|(?:there is|there's) (?:an? |my )?(?:meeting|exam|interview|deadline|test tomorrow)"
     r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i|as an? [a-z]+(?: [a-z]+)?,? i)\b"
 )
 _WISHES = re.compile(
-    r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|please|make|give|"
+    r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|"
+    r"please|make|give|"
     r"show|let|use|uses|using|only(?! (?:started|began|joined|just|learned|got|have|had))|with|expects?|"
     r"asks?|asked|can you|could you|will you|write|create|add|print|"
+    r"choose|pick|select|enter|type in|set|adjust|customi[sz]e|specify|configure|pass|decide|control|toggle|switch|"
     r"run|call|called|named|save|put|list|count|find|search|and (?:then )?(?:the|do|a)|than|keep (?:the|"
     r"it|them|all)|looking for)\b"
 )
+# What a clause that only introduces a request does not contain.
+_CONDITIONS = re.compile(
+    r"\b(?:each|every|with|without|using|use|in|as|per|only|then|must|should|shall|instead|than|between|except|let|"
+    r"assume|given|suppose|define|take|consider|imagine|pretend|act|where|when|if|replace|treat|always|never|first|"
+    r"last|like|want|wants|need|needs|numbers?|files?|output|programs?|script|code|function|page|name|"
+    r"named|called)\b"
+)
+_BEFORE_VERBS = frozenset(
+    (
+        "you",
+        "please",
+        "to",
+        "and",
+        "let's",
+        "just",
+        "kindly",
+        "then",
+        "also",
+        "or",
+        "pls",
+        "so",
+        "now",
+        "but",
+    )
+)
 _CIRCUMSTANCES_ZH = re.compile(
     r"(?:因为|由于|其实|最近|今天|昨天|明天|刚才|听说)*(?:我们?|俺|咱们?|老师|老板|领导|同事|朋友|孩子|"
-    r"儿子|女儿|面试官|公司|学校)"
+    r"儿子|女儿|闺女|娃|孙子|侄子|外甥|老婆|老公|妈妈|爸爸|室友|同学|导师|客户|甲方|前同事|面试官|公司|学校|"
+    r"小白|新手|萌新|本人|在下|零基础|初学者?|文科生|刚学|刚入门|脑子|记性|电脑小白|纯小白)"
 )
 _WISHES_ZH = re.compile(
     r"[要需想请帮把用给写做改删跑加减换]|希望|必须|应该|不能|不许|只|别|弄|让|求|找|列|数|打印|输出|生成|运行|保存"
@@ -60,6 +102,15 @@ _MAKES = re.compile(
     r"(?:(?:an?|the|some|my|your|short|little|small|simple|nice|good|quick) )*$"
 )
 _FOLLOWS_NOUN = re.compile(r" (?:about|for|on|of|to|that|which|with|in)\b| ?[.,!?]| ?$")
+
+
+# The letter "n" as a short form of "and", between two orders or wishes ("save it n run it").
+_N_FOR_AND = re.compile(
+    r"(?<=[a-z0-9⟧'])(?<!first)(?<!last)(?<! to)(?<!until)(?<!below)(?<!under)(?<!than)(?<!of)(?<!for)(?<!with)"
+    r"(?<!number)(?<!any)(?<!given)(?<!limit)(?<!the)(?<! is)(?<! a)(?<!integer)(?<!where)(?<!if)(?<!when)"
+    r" (?:n|nd) (?=[a-z⟦])(?!(?:numbers?|primes?|terms?|fibonacci|times|lines?|items|values|is|as|if|and|or|to|in|"
+    r"that|which|from|up|given|given|example|error|app|empty|extra|index|infinite|input)\b)"
+)
 
 
 class Left(NamedTuple):
@@ -85,9 +136,12 @@ def read_blocks(name: str) -> list[list[str]]:
     return blocks
 
 
+@lru_cache(maxsize=8)
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
     text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)
+    text = _N_FOR_AND.sub(" and ", text)
+    text = re.sub(r"(?<=[a-z]) 4 (?=⟦f|(?:me|my|us|the|a|him|her|this)\b)", " for ", text)
     text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
     return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
 
@@ -101,19 +155,33 @@ def is_harmless(word: str) -> bool:
     return plain in harmless or (len(plain) > 4 and plain.endswith("s") and plain[:-1] in harmless)
 
 
-def find_left(text: str, patterns: Sequence[re.Pattern[str]], *, is_making: bool) -> list[Left]:
+def find_left(
+    text: str, patterns: Sequence[re.Pattern[str]], *, is_making: bool, task_at: int = 0
+) -> list[Left]:
     """Return the parts of a text that neither patterns nor harmless words cover.
 
     At each place the longest match counts. ``is_making`` says whether words like "write" are harmless. Clauses about
-    the user's circumstances ("I only started last week") may contain any word, but no number and no file.
+    the user's circumstances ("I only started last week") may contain any word, but no number and no file. So may
+    clauses that introduce the request: those that end before ``task_at``, where the first word of the task is.
     """
-    all_patterns = [*patterns, _phrases()]
-    clauses = [span for span in split_clauses(text) if _tells_circumstances(text[slice(*span)])]
+    clauses = [
+        (start, end)
+        for start, end in split_clauses(text)
+        if end - start <= _MAX_CACHED
+        and (
+            _tells_circumstances(text[start:end])
+            or (end <= task_at and _introduces(text[start:end]))
+        )
+    ]
     left: list[Left] = []
     position = 0
     while position < len(text) and len(left) < 20:
-        ends = [match.end() for pattern in all_patterns if (match := pattern.match(text, position))]
+        ends = [match.end() for pattern in patterns if (match := pattern.match(text, position))]
         ends.append(_match_chinese(text, position, is_making=is_making))
+        # What follows is the same for many tasks; long texts would fill the cache.
+        near = max(0, position - _LOOKS_BEHIND)
+        match_idiom = _match_idiom if len(text) <= _MAX_CACHED else _match_idiom.__wrapped__
+        ends.append(near + match_idiom(text[near:], position - near))
         if max(ends) > position:
             position = max(ends)
             continue
@@ -148,8 +216,14 @@ def split_clauses(text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
+@lru_cache(maxsize=1_024)
 def _tells_circumstances(clause: str) -> bool:
+    """Return whether a clause only tells about the user, apart from phrases that change nothing."""
     clause = clause.strip()
+    starts = _circumstances().match(clause) or _CIRCUMSTANCES_ZH.match(clause)
+    if not starts:
+        return False
+    clause = clause[: starts.end()] + _phrases().sub(" ", clause[starts.end() :])
     if _CHINESE.search(clause):
         return bool(
             _CIRCUMSTANCES_ZH.match(clause)
@@ -162,6 +236,31 @@ def _tells_circumstances(clause: str) -> bool:
         and not _WISHES.search(clause)
         and not words & read_words("other_work")
     )
+
+
+@lru_cache(maxsize=1_024)
+def _introduces(clause: str) -> bool:
+    """Return whether a clause before the request orders nothing and names no condition ("you know the drill: …")."""
+    clause = _phrases().sub(" ", clause.strip()).strip()
+    if _CHINESE.search(clause):
+        return False  # In Chinese, what comes first often belongs to the order.
+    words: list[str] = re.findall(r"[a-z][a-z0-9+#']*", clause)
+    # An unknown word where an order has its verb may be the verb.
+    is_order = any(
+        not is_harmless(word) and (before is None or before in _BEFORE_VERBS)
+        for before, word in zip([None, *words], words, strict=False)
+    )
+    return not (is_order or _CONDITIONS.search(clause) or set(words) & read_words("other_work"))
+
+
+@lru_cache(maxsize=4_096)
+def _match_idiom(text: str, position: int) -> int:
+    """Return the end of a harmless phrase, or of a frame of a request ("could I bother you for"), or the place."""
+    phrase = _phrases().match(text, position)
+    frame = _frames().match(text, position)
+    if frame and set(re.findall(r"[a-z]+", frame[0])) & read_words("other_work"):
+        frame = None
+    return max(phrase.end() if phrase else position, frame.end() if frame else position)
 
 
 def covers_chinese(text: str) -> bool:
@@ -222,9 +321,17 @@ def _short_forms() -> dict[str, str]:
 
 @cache
 def _phrases() -> re.Pattern[str]:
-    return re.compile(
-        rf"(?<![a-z0-9_'])(?:{'|'.join(read_lines('harmless_phrases'))})(?![a-z0-9_'])"
-    )
+    # "For my rust class" is no harmless phrase: any word stands for none of the names of languages and programs.
+    names = "|".join(map(re.escape, _read_group("# Languages and programs", "other_work")))
+    lines = "|".join(read_lines("harmless_phrases")).replace("[a-z]+", "{any}")
+    phrases = lines.replace("{any}", rf"(?!(?:{names})\b)[a-z]+")
+    return re.compile(rf"(?<![a-z0-9_'])(?:{phrases})(?![a-z0-9_'])")
+
+
+@cache
+def _frames() -> re.Pattern[str]:
+    lines = read_lines("harmless_frames")
+    return re.compile(rf"(?<![a-z0-9_'])(?:{'|'.join(lines)})(?![a-z0-9_'])")
 
 
 @cache
@@ -233,9 +340,9 @@ def _circumstances() -> re.Pattern[str]:
 
 
 @cache
-def _read_group(title: str) -> frozenset[str]:
-    """Return the harmless English words of the lines that follow a title."""
-    lines = (FOLDER / "harmless_english.txt").read_text(encoding="utf-8").splitlines()
+def _read_group(title: str, name: str = "harmless_english") -> frozenset[str]:
+    """Return the words of the lines that follow a title in a list."""
+    lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     words: list[str] = []
     for line in lines[lines.index(title) + 1 :]:
         if line.startswith("#"):

@@ -101,7 +101,8 @@ COUNT = Task(
         "lines?|words?|characters?|bytes?|loc|sloc|how long|length|行|字|单词|字符|行数|字数",
     ),
     words=(
-        f"{THIS_FILE}|{HERE}|lines?(?: of)?(?: source)?(?: code)?|code|words?|characters?|bytes?|are|"
+        f"(?:did|have) (?:i|we) (?:write|written|got)|{THIS_FILE}|{HERE}|"
+        f"lines?(?: of)?(?: source)?(?: code)?|code|words?|characters?|bytes?|are|"
         f"long|big|large|is|there|has|have|does|contained|contains?|in|all|every|files?|number|total|wc|"
         f"loc|altogether|"
         f"overall|count|tell me|lines and words|each|"

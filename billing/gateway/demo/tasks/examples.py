@@ -18,7 +18,8 @@ _WORD = (
 )
 _LEAD = r"(?:(?:for |an )?examples?|for instance|e\.g\.|eg|like|such as|比如说?|例如|像|譬如)[:：,，]? ?"
 _TRY = (
-    r"(?:(?:please |then |and |also )*(?:test|tested|try|run|call|show|demonstrate)(?: it)?(?: out)? (?:with|for|on)"
+    r"(?:(?:please |then |and |also )*(?:test|tested|try|run|call|show|"
+    r"demonstrate)(?: it)?(?: out)? (?:with|for|on)"
     r"|(?:show|give|print|tell)(?: me)? (?:the |its )?(?:results?|output|answer|value) (?:for|of|with)"
     rf"|{_LEAD}|(?:再|并|然后|顺便|最后)*(?:用|算|计算|测试|试|求)(?:一?下|出)?)"
 )
@@ -41,7 +42,10 @@ NUMBERS = (
     ),
 )
 """Patterns of examples of a function of numbers."""
-PAIR = r"(?:of|for|求|算)(?: the numbers)? ?(?P<numbers>\d{1,9}(?: and |, ?|和|跟|与)\d{1,9})"
+PAIR = (
+    r"(?:of|for|try|test|with|求|算|试)(?: it)?(?: with| on)?(?: the numbers)? ?"
+    r"(?P<numbers>\d{1,9}(?: and | with |, ?|和|跟|与)\d{1,9})"
+)
 """The pattern of an example of a function of two numbers."""
 CALLS: dict[str, tuple[str, Callable[..., Any]]] = {
     "reverse_string": ("reverse_string", lambda text: text[::-1]),

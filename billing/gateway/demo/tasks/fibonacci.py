@@ -93,9 +93,10 @@ FIBONACCI = Task(
             "(?:two|2)?(?: numbers| terms| ones)?(?: before(?: it)?)?|"
             "(?:数列|序列)?[，,]?(?:每个数|每一项|每项|后一个数|后一项)(?:都)?(?:是|"
             "等于)(?:它)?前面?(?:两|二|2)(?:个数?|项)"
-            "(?:之和|的和|相加|加起来)|兔子数列|fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|"
+            "(?:之和|的和|相加|加起来)|兔子数列|rabbit numbers|(?:那个)?前两个数加起来等于(?:后|"
+            "下)一个数的?(?:数列)?|fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|"
             "sequence|series)|斐波那契|"
-            "斐波纳契|斐波拉契|费波那契|菲波那契|费氏"
+            "(?:0, ?)?1, ?1, ?2, ?3, ?5(?:, ?8(?:, ?13(?:, ?21)?)?)?|斐波纳契|斐波拉契|费波那契|菲波那契|费氏"
         ),
     ),
     words=(
@@ -109,7 +110,7 @@ FIBONACCI = Task(
         "(?P<below>小于|低于|少于|不到){m}",
         "(?:小于等于|不大于|不超过|直到){m}",
         "{m}(?:以内|之内|以下)",
-        "(?:the )?(?:very )?(?:first|initial) {n}",
+        "(?:the )?(?:very )?(?:first|initial|opening) {n}",
         "{n} (?=fib|terms|numbers|elements)",
         "(?:前面?|头){n}(?:个|项|位)?",
         "{n}(?:个|项|位)",

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo import vocabulary
 from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.programs import quote
 from billing.gateway.demo.workbench import Bench, Result, Text
@@ -100,6 +101,8 @@ LIST = Task(
     title=Text("a list of the files", "列出文件"),
     needs=(
         (
+            "lying around|peek|poke around|look around|looking around|rummage|rundown|inventory|take stock|"
+            "瞅瞅|瞧瞧|瞄一?眼|列一?下|列列|都有些?啥|有些?啥|啥情况|什么情况|"
             "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
             "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
             "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
@@ -113,14 +116,16 @@ LIST = Task(
         ),
     ),
     words=(
-        f"{HERE}|including(?: the)?(?: hidden)?(?: ones| files)?|overview|in total|total|altogether|"
+        f"a number will do|just a number|{HERE}|lying around|sitting around|rundown|inventory|情况|些|看看都|"
+        f"including(?: the)?(?: hidden)?(?: ones| files)?|overview|in total|total|altogether|"
         f"names?|all|all of|every|everything|available|existing|"
         f"do i have|do we have|i have|we "
         f"have|have|there|exist|exists|exist here|contained|contains?|content|"
         "is in|are in|what|which|inside|within|of|list|stored|present|me what|you see|can you see|"
         "currently|does|at|sizes?|with (?:their )?(?:sizes?|details)|details|detailed|long|including "
         "hidden(?: (?:ones|files))?|hidden|their|dates?|permissions|"
-        "所有的?|全部的?|都|名称|名|清单|列表|有|在|里|的|大小|详细信息?|包括隐藏文件|隐藏|我|现在|存在|什么|哪些|吗"
+        "所有的?|全部的?|都|名称|名|清单|列表|有|在|里|的|大小|详细信息?|包括隐藏文件|隐藏|我|现在|存在|"
+        "什么|哪些|吗"
     ),
     parameters=(
         (
@@ -252,6 +257,18 @@ EXPLAIN = Task(
     title=Text("an overview of a file", "介绍一个文件"),
     needs=(
         (
+            "story (?:with|of|behind)|the deal with|"
+            "eli5|(?:cliff|cliff's) ?notes|(?:make )?(?:heads?(?: or| nor|/) tails?)|讲解|说人话|捋捋不?|"
+            "看得我头大|头大|"
+            "eli5|(?:talk|walk|guide|take|lead|run) (?:me|us|him|her|them) (?:through|over)|(?:go|"
+            "going) (?:through|over)|"
+            "break(?:s|ing)? (?:it |this |that )?down|breakdown|unpack|decipher|dissect|demystify|make sense of|"
+            "clarify|elaborate on|shed (?:some )?light on|enlighten|get my head around|lowdown|low-down|skinny|"
+            "tl;?dr|teach me|high[- ]level|in charge of|responsible for|up to|the deal with|point of|purpose|"
+            "what (?:on earth|in the world|the hell|the heck|exactly|actually|even|kind of thing|"
+            "all) (?:does|is|do)|"
+            "讲给我听|捋一?捋|梳理(?:一下)?|解读(?:一下)?|剖析|剖一下|拆解(?:一下)?|科普(?:一下)?|过一遍|走一遍|"
+            "讲讲课|干吗|干嘛使|做什么用|派什么用场|啥意思|思路|逻辑|原理|"
             "what do|(?:what|which) (?:functions|classes|methods|imports)|有哪些函数|哪些函数|干嘛|"
             "explain|explains|explaining|explanation|describe|description|summari[sz]e|summary|overview|"
             "walk me through|what does|what do|what is|what's|whats|tell me|tell|understand|about|"
@@ -267,15 +284,28 @@ EXPLAIN = Task(
     ),
     words=(
         f"{THIS_FILE}|{HERE}|go through|going through|go over|happens?|happening|going on|"
-        f"someone who (?:has )?never [a-z]+(?: before)?|"
+        f"(?:the )?story(?: with| of| behind)|{vocabulary.PLAINLY}|can't make heads or tails of|"
+        f"(?:用来)?干嘛用|说人话|写了些|不|up to|all|point|deal|through|over|down|on earth|in the world|"
+        f"the hell|the heck|even|"
+        f"python|coding|programming|code|responsible|in charge|留下(?:来)?的?|写的|丢给我的?|"
+        f"someone who (?:has )?never [a-z]+(?: before)?|(?:the )?(?:main )?(?:ideas?|logic|parts|"
+        f"building blocks|moving "
+        f"parts)(?: behind)?|step by step|line by line|(?:a )?high[- ]level|each part|every part|"
+        f"(?:and )?how it works|what (?:each|every) (?:part|function) does|"
+        "思路|逻辑|原理|大意|意图|内在|这段|那段|"
         f"do|does|is|in|inside|contains?|about|me about|what|how|works?|purpose of|"
-        f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|functions?|classes|"
+        f"purpose|structure of|it does|does it do|mean|means|its|briefly|short|which|methods|are|"
+        f"functions?|classes|"
         f"imports?|"
         "读一下|读|写了|写的|功能|讲的|讲了|写的|做啥|干啥|的|干嘛|有哪些|作用|用途|意思|含义|干|做|里|"
         "有|一下|是|了|用来|什么|"
         "功能|怎么|工作|它|主要|结构|函数"
     ),
-    forbids="(?:output|results?) of|的(?:运行)?(?:输出|结果)",
+    forbids=(
+        "(?:show|print|display)(?: me)? (?:what(?:'s|s| is) (?:in|inside)|the (?:contents?|code))|"
+        "(?:show|print|display)(?: me)? ⟦f\\d+⟧|"
+        "(?:output|results?) of|的(?:运行)?(?:输出|结果)"
+    ),
     inputs=("*",),
     check=_check_file,
     carry_out=_do_explain,
@@ -317,9 +347,12 @@ SHOW = Task(
     title=Text("the content of a file", "显示文件内容"),
     needs=(
         (
+            "displayed|peek|glance|skim|pull up|bring up|cough(?:s)? up|spit out|dump|type out|paste|"
+            "reveal|hand me|"
+            "chuck me|瞧一?瞧|瞅一?瞅|瞄一?眼|亮出来|贴出来|念叨|"
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
             "is in|what exactly is|rundown|what did i write|say|says|what is written|what's written|"
-            "写了什么|写了啥|写的什么|"
+            "写了什么|写了些?啥|都写了些?什么|都写了些?啥|写的什么|"
             "写的啥|写了些什么|有啥|写着什么|output|give|"
             "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
@@ -337,6 +370,7 @@ SHOW = Task(
     forbids=(
         "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
         "does(?! ⟦f\\d+⟧ say)|"
+        "捋|讲|思路|原理|逻辑|说人话|"
         "功能|(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),

@@ -87,7 +87,12 @@ FIZZBUZZ = Task(
     title=Text("FizzBuzz", "FizzBuzz"),
     needs=("fizz[ -]?buzz(?:es)?|fizz(?=.*buzz)|菲兹巴兹",),
     words=(
-        "i was asked|fizz|buzz|classic|famous|standard|well[- ]known|usual|traditional|game|problem|"
+        "(?:swap(?:s|ping)?|turn(?:s|ing)?|switch(?:es|ing)?) (?:the |every |all )*(?:threes|3s) (?:for|"
+        "into|with|by) fizz"
+        "(?:,? and)?(?: the)? (?:fives|5s) (?:for|into|with|by) buzz|count up|俩都占|都占|两个都占|"
+        "就?一块儿?喊|从(?=1数到)|1数到|(?:an? )?version|going to|"
+        "riddle|brain ?teaser|silly|good old|3(?:-| )and(?:-| )5|i was asked|fizz|buzz|classic|famous|"
+        "standard|well[- ]known|usual|traditional|game|problem|"
         "challenge|puzzle|exercise|kata|interview|solution|solve|solves|solving|version|"
         "numbers?|print|prints|printing|play|plays|playing|loop|loops|counting|count|counts|outputs?|"
         "rules?|list|replace|replaces|replaced|instead|instead of|"
@@ -114,6 +119,7 @@ FIZZBUZZ = Task(
         "前{n}个?|{n}个数?",
         *SEPARATORS[:1],
     ),
+    forbids="只(?:要|打印|输出|显示|看|保留|列)(?=.{0,3}(?:fizz|buzz))|only (?:the )?(?:fizz|buzz)(?:es)?(?![a-z])",
     outputs=("py", "txt"),
     max_texts=4,
     stems="fizz",

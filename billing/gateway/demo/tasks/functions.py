@@ -19,6 +19,8 @@ _WORDS = (
     "checks?|checking|tests?|testing|detects?|detect|determines?|tells?|finds?|computes?|calculates?|"
     "print|prints|examples?|with (?:some )?(?:unit )?(?:tests|examples|checks|asserts?)|"
     "with (?:a )?few examples|together with|including tests|"
+    "(?:with |plus |and |show )*(?:an?|one|1|2|2 or 3|some|a few|a couple of) (?:sample|demo|example|test)s?"
+    " ?(?:invocations?|calls?|runs?|usages?|uses?)?|thingy|"
     "says?|telling|reports?|counter|算|求|函数|方法|判断|检查|检测|计算|求|是否|是不是|为|的|返回|输入|"
     "传入|接收|给定|打印|输出|能|可以|"
     "示例|例子|带测试|并测试|测试|加上?测试|附带测试"
@@ -171,7 +173,8 @@ FUNCTIONS = (
         "greatest_common_divisor",
         "a function that computes the greatest common divisor of two numbers",
         "求最大公约数的函数",
-        "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|最大公因数",
+        "(?:greatest|biggest|largest) common (?:divisors?|factors?)|highest common factor|gcd|最大公约数|"
+        "最大公因数",
         words="numbers?|integers?|2|of 2|两|个|整数|数字|数",
         parameters=(*NUMBERS, PAIR),
     ),

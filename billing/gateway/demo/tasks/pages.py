@@ -12,7 +12,8 @@ from billing.gateway.script import Step
 # Orders about a list that somebody already has.
 _OWN_LIST = re.compile(
     r"^(?:(?:please|can you|could you|i want to|i need to|i'd like to|let's|now|and)[ ,]*)*"
-    r"(?:(?:add|edit|delete|remove|tick|check|mark|complete|clear|finish|filter|save|store|open|keep|"
+    r"(?:(?:add|put(?! together)|edit|delete|remove|tick|check|mark|complete|clear|finish|filter|save|"
+    r"store|open|keep|"
     r"toggle|cross|read|print|view)\b"
     r"|(?:show|see|display|get|give|tell|list)\b(?! me (?:a|an|how)\b| us a\b))"
     r"|^(?:给|把|将|在)⟦f|⟦f\d+⟧(?:里|中|的)|\bto (?:my|the) (?:to-?do|list|todos)|\bon my\b|^what|给待办|"
@@ -76,6 +77,7 @@ TODO = Task(
     title=Text("a to-do page", "待办事项页面"),
     needs=(
         (
+            "记(?:一下|下来|录|住)?(?:每天|今天|平时|日常)?(?:要|该|得)做(?:啥|什么|的)(?:的?事情?)?|"
             "(?:managing|tracking|organi[sz]ing) (?:my |the )?(?:tasks|todos)|(?:my|"
             "our) (?:daily )?tasks|要做的(?:事情?|事儿)|chores|errands|things (?:that )?(?:i|"
             "we) (?:still )?(?:have|need) to do|(?:tick|check|cross) (?:(?:them|things|"
@@ -86,11 +88,18 @@ TODO = Task(
             "任务列表|代办"
         ),
         (
-            "browser|page|webpage|app|application|html|website|web|site|lists?|list|tool|tracker|manager|"
+            "chrome|firefox|safari|edge|browser|page|webpage|app|application|html|website|web|site|"
+            "lists?|list|tool|tracker|manager|"
             "todolist|checklist|页面|网页|网站|应用|清单|列表|事项|app"
         ),
     ),
     words=(
+        "(?:when|after|even if|once) i (?:close|closed|reopen|restart|come back)(?: (?:to )?(?:it|"
+        "the (?:tab|browser|window|page)|"
+        "my (?:browser|computer|laptop)))?|sticky notes|post-?its?|勾|打个勾|界面随便|界面|随便|"
+        "chrome|firefox|safari|edge|(?:something|sth) i can|"
+        "throw away|get rid of|clear out|the old ones|old ones|old|ones|(?:the )?(?:done|finished) ones|"
+        "网页版|版|页|"
         "每天|日常|要做的(?:事情?|事儿)|managing|tracking|organi[sz]ing|write down|note down|jot down|"
         "type in|enter|put|chores|errands|"
         "stuff|things|(?:when|once|as|after) (?:i'm |i am |they are |they're |it is |it's )?"
@@ -124,7 +133,13 @@ TODO = Task(
         "前端|纯|原生|美观|漂亮|响应式|深色模式|暗黑模式|手机|移动端|简洁|现代|功能|带|有|html|css|"
         "javascript|离线|无需后端|不需要后端|单文件|管理|小|里"
     ),
-    forbids="about|my (?:own )?name|our names|logo",
+    forbids=(
+        "about|my (?:own )?name|our names|logo|(?:my|our) (?:wife|husband|family|team|kids?|friends?|colleagues?|"
+        "roommates?|flatmates?|boss|partner|girlfriend|boyfriend)(?: and i)? (?:can|could|should|to)|both of us|"
+        "for (?:a|the|my|our|his|her|their) (?:whole |entire )?(?:team|family|group|couple|class|office|"
+        "department|kids?)|"
+        "all of us|we both|we all|(?:一家人|全家|大家|同事们?|团队|老婆|老公)(?:都|也|一起)"
+    ),
     outputs=("html", "htm"),
     stems="^to-?do|待办",
     check=_check_todo,

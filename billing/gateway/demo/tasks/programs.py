@@ -19,7 +19,10 @@ SEPARATORS = (
         "(?P<lines>(?:one|1)(?: \\w+)? (?:per|on each|a|each) line|(?:each|every one|all)? ?(?:on|in) "
         "(?:its|their|a) (?:own|new|separate) lines?|line by line|每行1?一?个|一行一个|逐行|换行)"
     ),
-    "(?P<commas>comma[- ]separated|separated (?:by|with) commas?|with commas|逗号(?:分隔|隔开)|用逗号(?:分隔|隔开))",
+    (
+        "(?P<commas>comma[- ]separated|separated (?:by|with) commas?|with commas|逗号(?:分隔|隔开)|"
+        "用逗号(?:分隔|隔开))"
+    ),
     (
         "(?P<spaces>(?:on|in) (?:one|1|a single|the same) line|space[- ]separated|separated (?:by|"
         "with) (?:a )?spaces?|(?:一行|空格(?:分隔|隔开)))"

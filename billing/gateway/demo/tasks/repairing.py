@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from typing import Any
 
+from billing.gateway.demo import vocabulary
 from billing.gateway.demo.order import Order, Task
 from billing.gateway.demo.tasks.programs import quote
 from billing.gateway.demo.workbench import MATERIAL, Bench, Result, Text
@@ -101,19 +102,48 @@ REPAIR = Task(
     key="repair",
     title=Text("the bug of the sample project", "示例项目里的错误"),
     needs=(
-        "例子|sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范",
         (
-            "bugs?|repo(?:sitory)?|project|broken|failing|codebase|code base|app|debug(?:ging)?|错误|仓库|项目|"
+            "(?:comes?|came|ships?|shipped|included|bundled|delivered) with (?:it|this|the (?:demo|server|"
+            "thing|tool|app)|you)|"
+            "(?:you|this|the demo) (?:ship|ships|come|comes) with|provided|supplied|preinstalled|"
+            "例子|sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范"
+        ),
+        (
+            "工程|样板|bugs?|repo(?:sitory)?|project|broken|failing|codebase|code base|app|"
+            "debug(?:ging)?|错误|仓库|项目|"
             "测试|缺陷|bug|问题|漏洞|故障|代码库"
         ),
         (
-            "fix(?:es|ing)?|repairs?|repairing|bugs?|debug(?:ging)?|broken|failing|fails?|wrong|"
+            "fix(?:es|ing)?|repairs?|repairing|squash(?:es|ing)?|patch(?:es|ing)?(?: up)?|mend|"
+            "sort (?:it |that )?out|put right|"
+            "cure|heal|putting (?:it |that |this )?right|off|毛病|揪出来|修一?修|整好|弄好|搞好|bugs?|"
+            "debug(?:ging)?|broken|failing|fails?|wrong|"
             "does not work|doesn't work|not working|correct|solve|"
             "resolve|错误|缺陷|bug|问题|漏洞|故障|修|改好|算错|调试|失败"
         ),
     ),
     words=(
-        "code base|挂了?|at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|what's wrong|"
+        f"{vocabulary.PLAINLY}|squash(?:es|ing)?|patch(?:es|ing)?(?: (?:it )?up)?|mend|put (?:it )?right|"
+        f"cure|heal|ship|"
+        "(?:that |which )?(?:you|this|the demo) (?:ship|ships|come|comes|provide|provides|bring|brings|include|"
+        "includes)(?: with| along)?|provided|supplied|preinstalled|pin (?:it )?down|nail|went wrong|"
+        "揪出来?|修了|整好|弄好|搞好|跑不过|没过|不过|"
+        "(?:which |that )?(?:comes?|came|ships?|shipped) with (?:it|this|the (?:demo|server|thing|tool|app)|you)|"
+        "(?:that |which )?(?:comes|ships) (?:with|along)|(?:wrong|incorrect|bad|strange|odd) (?:numbers?|results?|"
+        "totals?|values?|answers?|output)|returns?|gives?|track(?:ing|s)? (?:it )?down|hunt(?:ing)? (?:it )?down|"
+        "(?:a bit |a little |something's |something is )*off|(?:doesn't|does not) (?:quite |really |"
+        "actually )?do what it "
+        "(?:says|should|is supposed to|claims|is meant to)(?: do)?(?: on the tin)?|putting (?:it|that|"
+        "this) right|poke around|毛病|"
+        "culprits?|root cause|sort (?:it|that) out|"
+        "(?:in|with) (?:a few|a couple of|one or two|1 or 2|one or 2|\\d|one|"
+        "some)(?: or \\d)?(?: to \\d)? (?:short |plain )?(?:sentences?|words|lines)|"
+        "(?:check|confirm|verify|make sure|see|prove)(?: that| if| whether)? (?:it|they|everything|all|"
+        "the tests?|the fix)"
+        "(?: really| actually| now)? (?:works?|runs?|pass|passes)(?: now| again)?|what (?:was|is|went) wrong|"
+        "where (?:it|the (?:bug|error|problem|mistake)) is|工程|样板|有个错|有错|出了错|跑出来|哪儿|哪里|"
+        "code base|挂了?|at least one|改好|改完|算错了?|有个地方|过不去|找出来|例子|fails?|failed|wrong|"
+        "what's wrong|"
         "what is wrong|why|does not work|doesn't work|not working|won't run|crashes|"
         "crashing|red|green|一直过不了|过不了|跑不通|不通过|通不过|没通过|跑不起来|运行不了|运行不通|"
         "坏了?|修一下|修修|修下|"

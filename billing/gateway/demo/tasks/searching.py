@@ -71,6 +71,10 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
+            "where's|"
+            "hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|"
+            "comb(?: through)?|sniff out|"
+            "point me to|turn up|搜搜|搜一?搜|找找|翻翻|翻一?下|"
             "mentions? of|look(?:ing)? through|does the (?:word|text)|is there|are there|哪里|哪儿|哪些|"
             "哪个|在哪|find|finds|search|searches|searching|grep|"
             "look for|locate|list|"
@@ -89,7 +93,9 @@ SEARCH = Task(
         ),
     ),
     words=(
-        f"{HERE}|look(?:ing)? through|mentions?|anywhere|mentioned|defined|declared|imported|check|checks|"
+        f"{HERE}|hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|comb(?: through)?|"
+        f"sniff out|point me to|turn up|lying around|look(?:ing)? through|mentions?|anywhere|mentioned|"
+        f"defined|declared|imported|check|checks|"
         f"function|method|class|variable|for|"
         f"places?|spots?|file and line(?: numbers?)?|(?:with )?(?:the )?line numbers?|the text|text|"
         f"string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
@@ -122,7 +128,7 @@ SEARCH = Task(
         f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
     max_texts=1,
-    forbids="todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
+    forbids="whole words?|todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
     check=_check_search,
     carry_out=_do_search,
 )
@@ -171,7 +177,8 @@ GIT = Task(
     title=Text("the state of the Git repository", "Git 仓库的状态"),
     needs=(
         (
-            "git status|git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
+            "(?:git )?tree (?:is )?clean|(?:my|the|our) git (?:tree|state|situation|repo)|git status|"
+            "git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
             "this |my )?(?:git|repo)|git branch|is everything committed|has been committed|忘记?提交|"
             "(?:forget|forgot|forgotten|anything|something) to commit|"
@@ -185,11 +192,11 @@ GIT = Task(
             "(?:last|latest|recent|newest) commits?|pending changes|working tree|unsaved changes|没有?提交|未提交|"
             "(?:有没有|哪些|什么)改动|最近提交|提交记录|提交历史|最近的?提交|git状态|git日志|git 状态|git "
             "日志|git 仓库|git仓库|次提交|"
-            "哪个分支|当前分支|提交日志"
+            "哪个分支|当前分支|提交日志|忘了提交|仓库(?:现在|目前)?(?:是)?(?:什么|啥)(?:情况|状态)"
         ),
     ),
     words=(
-        f"{HERE}|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
+        f"{HERE}|tree|situation|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
         "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+from billing.gateway.demo import vocabulary
 from billing.gateway.demo.order import Declined, Order, Task
 from billing.gateway.demo.tasks.files import tell_missing
 from billing.gateway.demo.tasks.programs import quote
@@ -141,6 +142,10 @@ CSV = Task(
     needs=(
         "csv|csvs|(?=⟦f)|表格",
         (
+            "crunch|digest|boil (?:it |this )?down|rundown|tl;?dr|breakdown|break (?:it |this )?down|"
+            "basics|size up|"
+            "peek|glance|eyeball|dig into|make sense of|lowdown|gist|numbers|figures|avg|about|瞧瞧|瞅瞅|瞧一?眼|"
+            "看一?眼|过一遍|梳理|捋|盘点|"
             "summar(?:y|ies)|summari[sz]e[sd]?|summari[sz]ing|analy[sz]e[sd]?|analysis|analyzing|"
             "analysing|statistics|statistical|stats|overview|describe|description|explore|profile|"
             "insights?|report|columns?|rows?|look|what's in(?:side)?|what is in(?:side)?|tell|explain|"
@@ -151,6 +156,9 @@ CSV = Task(
         ),
     ),
     words=(
+        f"{vocabulary.PLAINLY}|(?:take|apart|takes?)|crunch|digest|boil down|rundown|breakdown|"
+        f"break down|basics|size up|dig into|avg|"
+        "make sense of|numbers in it|basic numbers|gist|"
         "csv|data|datas|dataset|data set|table|file|files|spreadsheet|content|contents|summary|"
         "summari[sz]e|statistics|stats|analysis|columns?|rows?|each|every|all|per|what|what's|is|are|"
         "about|inside|tell|me|short|brief|quick|basic|key|main|"
@@ -158,6 +166,9 @@ CSV = Task(
         "averages|median|min|minimum|max|maximum|sum|sums|totals?|missing values|missing|empty cells|"
         "range|ranges|types?|load|loads|read|reads|reading|parse|parses|opens?|takes?|process|compute|"
         "computes|calculate|calculates|find|finds|show|print|prints|that|from|"
+        "(?:column|field|header) names|names of (?:the |all |all the )?(?:columns|fields)|headers?|fields|"
+        "quick look|first look|at a glance|whatever is numeric|(?:everything|anything) numeric|"
+        "numeric (?:columns?|ones|fields|values)|数字列|数值列|列名|表头|字段|字段名|都有哪些列|一共|总共|"
         "numbers|figures|stuff|average values?|mean values?|average of each column|smallest|largest|"
         "lowest|highest|numeric|"
         "check|min ?/ ?max|max ?/ ?min|big|large|size|looks? like|sent|如何|怎么样|条|几条|记录|"
@@ -170,7 +181,10 @@ CSV = Task(
     ),
     forbids=(
         "(?:add|insert|append|put|write|create|make) (?:a |an |the |one |another |new )*(?:rows?|columns?|lines?|"
-        "records?)|explain what|what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
+        "records?)|per (?!columns?|fields?|numeric)[a-z]+|(?:each|every|by) (?:months?|years?|days?|"
+        "weeks?|hours?|quarters?)|"
+        "(?:which|what) (?:columns?|rows?) (?:has|is|are)|最[大小高低多少]的?是?哪|explain what|"
+        "what (?:is )?an? csv|people|persons?|who|whose|加一?行|加一?列|新增|谁"
     ),
     parameters=(
         "(?P<script>(?:python )?(?:script|program|programme|code|tool)|python脚本|脚本|程序|代码)",

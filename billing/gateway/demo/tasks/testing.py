@@ -21,8 +21,10 @@ _COMMENTS = {
 
 
 _CREATES = re.compile(
-    r"\b(?:write|create|add|make|generate|need|want|cover|give|build|implement|develop|prepare|would "
-    r"like|i'd like)\b|写|生成|创建|加|补充|补|做|需要|新建"
+    r"\b(?:write|create|add|make|generate|need|want|cover|give|build|implement|develop|prepare|slap|"
+    r"throw|knock|whip|cook|toss|chuck|hack|bang|put|get|"
+    r"deserves?|lacks?|needs|misses|missing|would "
+    r"like|i'd like)\b|写|整|搞|弄|来|生成|创建|加|补充|补|做|需要|新建"
 )
 _WITH_TESTS = re.compile(
     r"(?:write|create|make|generate|build|implement|program|code) (?:\w+ ){0,4}⟦f(\d+)⟧ (?:with|and|"
@@ -263,9 +265,14 @@ TESTS = Task(
         ),
     ),
     words=(
+        "还没有?(?:任何)?测试|没有?(?:任何)?测试|(?:a )?safety net(?: of)?|整几个|整点|搞几个|搞点|"
+        "弄几个|弄点|来几个|来点|配几个|配上|过不过|"
+        "next to (?:it|the file)|beside (?:it|the file)|alongside|along with it|sanity checks?|"
+        "edge cases?|corner cases?|"
         "(?:has|have|with|got) (?:no|zero|little|hardly any) (?:test )?(?:tests?|coverage)(?: at all|"
         " yet)?|test coverage|coverage|pytest preferred|preferred|preferably|passes|passed|fail|fails|"
-        "failing|green|everything|加上|加几个|加|补几个|补|写点|能不能通过|过不过|过没过|look at|have a look at|read|"
+        "failing|green|everything|加上|加几个|加|补几个|补|写点|能不能通过|过不过|过没过|look at|"
+        "have a look at|read|"
         "open|unit|tests?|test cases?|cases?|suite|testing|unittests?|with "
         "unittest|using unittest|unittest|"
         "that tests?|covers?|covering|check|checks|checking|functions?|methods?|modules?|existing|all|"

@@ -205,7 +205,10 @@ SAY = Task(
         f"{_VERB}:? (?P<said>{_GREETING})!?",
         f"(?:打印出?|输出|显示|说)[:：]?(?P<said>{_GREETING})",
         "(?P<hello>hello,?[ -]?world!?|你好,? ?世界!?)",
-        "(?P<shell>bash|shell|sh) (?:script|program)|(?:in|with|using) (?P<shell2>bash|shell|sh)|shell脚本|bash脚本",
+        (
+            "(?P<shell>bash|shell|sh) (?:script|program)|(?:in|with|using) (?P<shell2>bash|shell|sh)|"
+            "shell脚本|bash脚本"
+        ),
         "(?P<page>(?:html|web) ?page|web ?site|in html|html file|html|网页|页面)",
     ),
     outputs=("py", "sh", "txt", "md", "text", "html", "htm"),
