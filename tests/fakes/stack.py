@@ -418,6 +418,7 @@ class Stack:
                 "SANDBOX_PRIVATE_HOSTS": "127.0.0.0/8,localhost",
                 # A loaded machine needs more than the default of two minutes for the engine's 8 s of processor time.
                 "SANDBOX_START_SECONDS": "240",
+                "SANDBOX_MAX_RUNNING": "30",  # the sandboxes of one test still run in the next test
                 "UPSTREAM_ALLOW_PRIVATE": "true",
                 "MODEL_SERVER_PORTS": str(self.model_port),
                 "RATE_LIMITS": "off",  # tests send more requests per key than users
