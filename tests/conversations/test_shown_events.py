@@ -1,7 +1,6 @@
 """Pages of only the shown events: which events they leave out, and which part of the log they cover."""
 
 import json
-import shutil
 import subprocess
 
 import pytest
@@ -9,9 +8,9 @@ import pytest
 from conversations.log import lookups
 from conversations.web.pages import build_preloads
 from tests.factories.conversations import EventFactory
+from tests.js.test_scripts import NODE, needs_node
 from tests.prepare import ROOT
 
-NODE = shutil.which("node")
 STATE = "ConversationStateUpdateEvent"
 EFFECT = """\
 import { Story } from "./static/js/lib/story.js";
@@ -153,7 +152,7 @@ def test_page_without_the_parameter_has_all_events(api, conversation, log):
     assert page.keys() == {"items", "last_seq", "epoch"}
 
 
-@pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+@needs_node
 def test_events_left_out_have_no_effect_on_the_story(api, conversation, log):
     # Rich payloads, so that a kind that the story starts to draw is found.
     for kind in lookups.NEVER_SHOWN:
