@@ -1,15 +1,16 @@
-"""The card with the setup checklist in Chromium, with the real checks of a running server."""
+"""The home page in Chromium: the card with the setup checklist, by the real checks of a server, and the suggestions."""
 
 import os
 from pathlib import Path
 
 import pytest
 from django.conf import settings
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from accounts import services as accounts
+from billing.gateway.demo.offers import EXAMPLES
 from openhands_site.doctor import latest
-from tests import prepare
+from tests.site_page import open_site_page
 
 pytestmark = [
     pytest.mark.browser,
@@ -36,22 +37,10 @@ def test_card_completes_itself_and_works_by_keyboard(
     monkeypatch.setattr(latest._Cache, "until", 0.0)
     monkeypatch.setattr(settings, "PUBLIC_URL", "http://127.0.0.1:9")
     client.force_login(root)
-    cookie = client.cookies[settings.SESSION_COOKIE_NAME].value
-    problems: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=prepare.chromium(),
-            args=["--no-sandbox", "--disable-background-networking"],
-        )
-        context = browser.new_context(
-            viewport={"width": width, "height": 844}, color_scheme=scheme, has_touch=width < 500
-        )
-        name, url = settings.SESSION_COOKIE_NAME, live_server.url
-        context.add_cookies([{"name": name, "value": cookie, "url": url}])
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda line: line.type == "error" and problems.append(line.text))
-        page.goto(f"{live_server.url}/")
+    viewport = {"width": width, "height": 844}
+    with open_site_page(
+        live_server.url, client, viewport=viewport, color_scheme=scheme, has_touch=width < 500
+    ) as page:
         card = page.get_by_role("region", name="Set up this server")
         expect(card).to_contain_text("0 of 6 done")
         doctor = card.locator('[data-step="doctor"]')
@@ -81,5 +70,13 @@ def test_card_completes_itself_and_works_by_keyboard(
         card.get_by_role("button", name="Hide").press("Enter")
         expect(page.get_by_text("You find it under Settings, Setup.")).to_be_visible()
         expect(card).to_have_count(0)
-        browser.close()
-    assert problems == []
+
+
+def test_suggestion_fills_the_message_box_and_starts_nothing(live_server, client, root):
+    client.force_login(root)
+    with open_site_page(live_server.url, client) as page:
+        page.get_by_role("link", name="Find primes").click()
+        box = page.get_by_label("Your request")
+        expect(box).to_have_value(EXAMPLES[0].request.english)
+        expect(box).to_be_focused()
+        assert page.url == f"{live_server.url}/"
