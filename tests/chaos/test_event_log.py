@@ -510,6 +510,7 @@ def assert_jobs_match(stack: Stack, run: ChaosRun) -> None:
         assert messages == rows == jobs
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_no_event_is_lost_doubled_or_moved_while_processes_are_killed(quiet_stack):
     run_chaos(quiet_stack, senders=10, count=300, kills=30)
