@@ -301,3 +301,28 @@ class TestWithoutTools:
         assert message["content"].startswith(start)
         assert len(message["content"]) < 200
         assert "tool_calls" not in message
+
+
+@pytest.mark.parametrize(
+    ("request_", "yes", "part"),
+    [
+        ("print the first 12 primes in Rust", "yes, please", "Rust"),
+        ("打印前 12 个素数，用 Rust", "好的", "Rust"),
+    ],
+)
+def test_plain_task_is_offered_and_carried_out_after_a_yes(request_, yes, part):
+    messages: Messages = chat(request_)["messages"]
+    declined = answer(messages)
+    assert part in declined["content"]
+    assert "yes" in declined["content"] or "好" in declined["content"]
+    messages += [declined, {"role": "user", "content": yes}]
+    calls = play(messages, {"pwd": WORKSPACE})
+    written = [arguments for name, arguments in calls if name == "file_editor"]
+    assert "first_primes(12)" in written[0]["file_text"]
+
+
+def test_yes_accepts_only_what_was_just_offered():
+    messages: Messages = chat("print the first 12 primes in Rust")["messages"]
+    messages += [answer(messages), {"role": "user", "content": "hello"}]
+    messages += [answer(messages), {"role": "user", "content": "yes"}]
+    assert "tool_calls" not in answer(messages)

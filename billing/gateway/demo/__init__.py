@@ -63,16 +63,21 @@ def reply(request: Json, *, site: str = "") -> Step:
 def _understand(found: list[turns.Turn]) -> Order | Declined:
     """Return the order of the newest turn, or why it is declined."""
     before: Order | None = None
+    offered: Order | None = None
     order: Order | Declined = Declined()
     for turn in found:
         text = "\n".join(turn.texts)
         if script.DIRECTIVE.search(text):
-            before = None
+            before = offered = None
             continue
+        if offered and turns.accepts(text):
+            order, before, offered = offered, offered, None
+            continue
+        offered = None
         try:
             order = UNDERSTANDING.understand(text, before=before, has_images=turn.has_images)
         except Declined as declined:
-            order = declined
+            order, offered = declined, declined.plain
         else:
             if order.task.uses_tools:
                 before = order

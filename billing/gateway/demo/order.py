@@ -66,13 +66,16 @@ class Declined(Exception):
     """A request that is not carried out.
 
     ``reason`` says why, in both languages, or is None if no task fits. ``nearest`` is the key of the task that fits
-    best, or an empty text.
+    best, or an empty text. ``plain`` is the order without the parts that are not understood, which the user may accept.
     """
 
-    def __init__(self, reason: Text | None = None, *, nearest: str = "") -> None:
+    def __init__(
+        self, reason: Text | None = None, *, nearest: str = "", plain: Order | None = None
+    ) -> None:
         super().__init__(reason.english if reason else "")
         self.reason = reason
         self.nearest = nearest
+        self.plain = plain
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,10 @@ class Task:
     """Whether a question ("how many rows …") is an order for the task."""
     max_unknown: int = 0
     """How many unknown words an answer in words tolerates, if nothing asks for work."""
+    yields: bool = False
+    """Whether a task for files of a certain kind comes first, if the request fits it too."""
+    is_exact: bool = False
+    """Whether a request for the task must contain no unknown word."""
     forbids: str = ""
     """A pattern of words that ask for more than the task does, although each is harmless in other requests."""
     makes: bool = False
@@ -122,6 +129,14 @@ class Task:
         """The patterns of the words that the task covers: its own, and those of all such tasks."""
         own = vocabulary.compile_words("|".join(filter(None, (*self.needs, self.words))))
         return [own, vocabulary.compile_shared(is_making=self.is_making)]
+
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether a number may be a parameter of the task."""
+        return any(
+            "{n}" in pattern or "{m}" in pattern or "numbers" in pattern
+            for pattern in self.parameters
+        )
 
     @cached_property
     def forbidden(self) -> re.Pattern[str] | None:

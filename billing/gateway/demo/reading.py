@@ -49,6 +49,12 @@ _GLUED = re.compile(
     "檔名|為|給|對|寫|"
     "創建|建立|解釋|說明|介紹|講解|統計|彙總|總結|顯示|執行|測試|一個|個)+"
 )
+# A name behind another name, or behind words, with a Chinese preposition between them.
+_GLUED_WITHIN = re.compile(r"(.*[给和跟与把对为及加用到成在存叫进])([A-Za-z0-9_][A-Za-z0-9_./-]*)")
+# Words before a name that no file is called like.
+_VERB = re.compile(
+    "(?:的|文件|数据|表格?)$|讲解|解释|说明|介绍|看看|打开|统计|汇总|总结|测试|给我|帮我|显示|读"
+)
 _TRADITIONAL = str.maketrans(
     "寫個質數檔執開發運儲為並這裡給幫請說釋統計總結講測試網頁單辦務錄資夾誤專範樣個項倉庫補註釋碼語話間內處過從後與於嗎們對應無復製備創產顯讀"
     "檢轉換輸點擊種類麼時還當兩來東現會沒電腦頭過實際難學習號問題錢幾鐘關閉連線驗證變變動狀態歷記憶體簡單編輯圖片倒敘迴歸遞歸設計算術標準詞彙滿傳遞費氣溫華氏順階乘絕謝歡誰賴塊訊執彙",
@@ -111,19 +117,22 @@ def read(request: str) -> Reading:
         name = match[0]
         if re.fullmatch(r"[A-Za-z]{1,12}/[A-Za-z]{1,12}(?:/[A-Za-z]{1,12})?", name):
             return name.replace("/", " / ")  # "and/or", not a path
+        if glued := _GLUED_WITHIN.fullmatch(name):
+            return _FILE.sub(keep_file, glued[1]) + keep("f", files, glued[2])
         end = _find_glue(name)
         if end and not name[end:].startswith("."):
             return name[:end] + keep("f", files, name[end:])
         return keep("f", files, name)
 
     text = _FENCE.sub(keep_code, request[:MAX_REQUEST])
+    text = re.sub(r"\b[Ww]/o(?:ut)?\b", "without", text)
     text = re.sub(r"\b[Ww]/ ?(?=[A-Za-z])", "with ", text)
     text = _ADDRESS.sub(" ⟦u0⟧ ", text)
     text = _QUOTED.sub(keep_quoted, text)
     text = _FILE.sub(keep_file, text)
     # A full-width comma between numbers separates them; "1,000" is one number.
     text = (
-        unicodedata.normalize("NFKC", re.sub(r"([，、])", r"\1 ", text))
+        unicodedata.normalize("NFKC", re.sub(r"([，、]|(?<=[\u4e00-\u9fff]),)", r"\1 ", text))
         .replace("’", "'")
         .replace("‘", "'")
         .lower()
@@ -134,7 +143,7 @@ def read(request: str) -> Reading:
     text = re.sub(r"\s+", " ", text).strip()
     # In Chinese, spaces beside characters mean nothing.
     text = re.sub(r"(?<=[\u4e00-\u9fff]) | (?=[\u4e00-\u9fff])", "", text)
-    text = write_digits(text)
+    text = re.sub(r"(?<=[^0-9]),(?=[0-9])", ", ", write_digits(text))
     chinese = len(re.findall(r"[\u4e00-\u9fff]", request))
     is_chinese = chinese > 0 and chinese * 3 >= len(re.findall(r"[A-Za-z]{2,}", text))
     return Reading(text, files, texts, codes, is_chinese)
@@ -145,7 +154,7 @@ def _find_glue(name: str) -> int:
     glued = _GLUED.match(name)
     end = glued.end() if glued else 0
     chinese = re.match(r"[\u4e00-\u9fff]+(?=[A-Za-z0-9_])", name[end:])
-    if chinese and wording.covers_chinese(chinese[0]):
+    if chinese and (wording.covers_chinese(chinese[0]) or _VERB.search(chinese[0])):
         end += chinese.end()
     return end
 

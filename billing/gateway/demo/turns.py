@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from billing.gateway import script
+from billing.gateway.demo.reading import read
 from billing.gateway.demo.workbench import MATERIAL
 from billing.gateway.script import Json
 
@@ -123,3 +124,16 @@ def _collect_results(messages: list[Json]) -> dict[int, str]:
         if message["role"] == "tool" and match:
             results[int(match[1])] = "\n".join(script.extract_texts(message))
     return results
+
+
+_YES = re.compile(
+    r"(?:(?:yes|yeah|yep|yup|y|ok|okay|sure|fine|alright|please|do it|do that|do so|go ahead|go on|just do "
+    r"it|that's fine|"
+    r"that is fine|without it|without that|please do|the plain one|that works|sounds good)[ ,.!]*)+|"
+    r"(?:好的?|可以|行|是的?|对|要|嗯|做吧|没问题|好吧|行吧|好啊|来吧|不要也可以|那就做吧)[。，！!. ]*"
+)
+
+
+def accepts(request: str) -> bool:
+    """Return whether a request accepts the plain task that was offered ("yes")."""
+    return bool(_YES.fullmatch(read(request).text))

@@ -1,8 +1,8 @@
 """The meaning of a request: a task of the catalogue with its parameters, or the part that is not understood.
 
-A request means a task only if all of its words are covered: by the words that name the task, by parameters that the
-task knows, and by words that change nothing ("please", "a program"). One word too many ("in Rust") declines the
-request, so that nothing is done wrongly.
+A request means a task if all of its words are covered: by the words that name the task, by parameters that the task
+knows, and by words that change nothing ("please", "a program"). Otherwise the module ``unknown`` decides whether the
+remaining words may be ignored. If not ("in Rust"), the request is declined, so that nothing is done wrongly.
 """
 
 import re
@@ -13,14 +13,15 @@ from typing import Any
 from billing.gateway.demo import vocabulary, wording
 from billing.gateway.demo.order import COMMON, NUMBER, Declined, Order, Task
 from billing.gateway.demo.reading import MAX_REQUEST, Reading, find_fault, read
+from billing.gateway.demo.unknown import Remainder, may_ignore
 from billing.gateway.demo.workbench import Text
 
-_WORD = re.compile(r"(?<![\w⟦'])[a-z]{4,20}(?![\w'⟧])")
+_WORD = re.compile(r"(?<![a-z0-9_⟦'])[a-z]{4,20}(?![a-z0-9_'⟧])")
 # Questions about something that may exist, which are no orders to make it.
 _ASKS = re.compile(
     r"^(?:(?:hi|hello|hey|please|so|and|but|ok|okay)[ ,!.]*)*(?:is(?! it possible)|are(?! you able)|"
-    r"does|do (?:you(?! think you)|i|we|they)|did|has|have|why|when|where|who|how|was|were)\b"
-    r"|有没有|是否有|有[^，。]*吗|为什么|怎么|如何"
+    r"does|do (?:you(?! think you)|i|we|they)|did|has|have|why|when|where|who|how(?! about)|was|were)\b"
+    r"|有没有|是否有|有[^，。,]*吗|为什么|怎么|如何"
 )
 _THEN_ORDERS = re.compile(
     r"[?.!:;,] ?(?:so |then |and |please |can you |could you |just )*"
@@ -56,6 +57,8 @@ _BARE = tuple(
 class _Match:
     order: Order
     left: list[str]
+    """The parts that the task leaves, as the user reads them."""
+    remainder: Remainder
 
 
 class Understanding:
@@ -101,7 +104,7 @@ class Understanding:
         for match in matches:
             if not match.left:
                 try:
-                    return _complete(match.order)
+                    return _complete(_find_special(match, matches).order)
                 except Declined as declined:
                     declined.nearest = declined.nearest or match.order.task.key
                     reasons.append(declined)
@@ -110,7 +113,23 @@ class Understanding:
         if before and (order := self._follow(before, reading)):
             return _complete(order)
         explained = [declined for declined in reasons if declined.reason]
+        if not explained and (order := self._find_almost(matches)):
+            return _complete(order)
         raise explained[0] if explained else _find_reason(matches, reading, request)
+
+    @staticmethod
+    def _find_almost(matches: list[_Match]) -> Order | None:
+        """Return the only task that a request means although a word or two are unknown, or None."""
+        tasks = [match for match in matches if match.order.task.uses_tools]
+        fitting = [
+            match
+            for match in tasks
+            if not (match.order.task.is_exact or match.order.texts)
+            and may_ignore(match.remainder, _find_names(match, tasks))
+        ]
+        if not fitting:
+            return None
+        return _find_special(min(fitting, key=lambda match: len(match.left)), tasks).order
 
     @staticmethod
     def _find_talk(matches: list[_Match], reading: Reading) -> Order | None:
@@ -136,6 +155,8 @@ class Understanding:
         if not is_order and _ASKS.search(text) and not _THEN_ORDERS.search(text):
             return None
         values: dict[str, Any] = {}
+        needs = [[m.span() for m in p.finditer(text)] for p in task.need_patterns]
+        parameters: list[tuple[int, int]] = []
         rest, count = _NO_RUN.subn(_blank, text)
         for pattern in [*task.parameter_patterns, *(_BARE_PATTERNS if is_follow else ())]:
             if match := pattern.search(rest):
@@ -145,19 +166,21 @@ class Understanding:
                 if new.keys() & values.keys() or (values.get("bare") and new):
                     continue  # a second value for the same parameter stays uncovered
                 values |= new
+                parameters.append(match.span())
                 rest = f"{rest[: match.start()]}{_blank(match)}{rest[match.end() :]}"
         patterns = [*task.word_patterns, *([_FOLLOW_WORDS] if is_follow else ())]
-        places = [m.start() for p in task.need_patterns if (m := p.search(text))]
-        parts = wording.find_left(
-            rest, patterns, is_making=task.is_making, task_at=min(places, default=0)
-        )
-        parts += _find_forbidden(task, text)
+        task_at = min((spans[0][0] for spans in needs if spans), default=0)
+        parts = wording.find_left(rest, patterns, is_making=task.is_making, task_at=task_at)
+        forbidden = _find_forbidden(task, text)
+        parts += forbidden
         left = []
+        unknown_parts: list[wording.Left] = []
         inputs: list[str] = []
         outputs: list[str] = []
         texts: list[str] = []
         codes: list[tuple[str, str]] = []
-        for _, token in parts:
+        for part in parts:
+            token = part.text
             kind = token[1] if token.startswith("⟦") else ""
             index = int(token[2:-1]) if kind else 0
             if kind == "f" and self._take_file(task, reading.files[index], inputs, outputs):
@@ -169,6 +192,7 @@ class Understanding:
                 codes.append(reading.codes[index])
                 continue
             left.append(_name_left(token, kind, index, reading))
+            unknown_parts.append(part)
         order = Order(
             task,
             values,
@@ -179,7 +203,10 @@ class Understanding:
             not count,
             reading,
         )
-        return _Match(order, left)
+        remainder = Remainder(
+            text, unknown_parts, forbidden, needs, parameters, takes_numbers=task.takes_numbers
+        )
+        return _Match(order, left, remainder)
 
     def _correct(self, text: str, task: Task) -> str:
         """Return a text in which mistyped words are replaced by words of a task, or by harmless words."""
@@ -257,6 +284,7 @@ _TELLS = vocabulary.compile_words(
     "(?:tell|teach|explain) (?:to )?(?:me |us )?(?:about|how|why|what a)|tell (?:me|us) (?:something|"
     "more|a bit|anything|everything) about|questions? (?:about|on)|(?:quiz|lessons?|tutorial|"
     "essay|poem|song|story|article|text|slides|presentation|ideas?|facts?) (?:about|on|for)|"
+    "what(?:'s| is) the (?:best|fastest|most [a-z]+) way to|"
     "just (?:a|the) (?:number|count|total)|a (?:number|count) (?:will do|is enough)|(?:the )?(?:point|"
     "use|history|meaning|importance|beauty|idea|origin|inventor|theory) (?:of|behind)|"
     "(?:in|using|with)(?: just| only)? (?:one|1|a single) line|一行代码|1行代码|有什么用|有啥用|"
@@ -268,6 +296,19 @@ _TELLS = vocabulary.compile_words(
 _REPEATS = vocabulary.compile_words(
     "(?:every|each)(?: \\d+)? (?:seconds?|minutes?|hours?|days?|nights?|mornings?|evenings?|weeks?|months?|"
     "[a-z]{3,6}day)|once (?:a|an|per) [a-z]+|in the background|forever|每(?:天|小时|分钟|秒|周|晚|隔)"
+)
+
+
+# Further orders in everyday words.
+_FURTHER = vocabulary.compile_words(
+    "(?:and|then|n)(?: then| also| please| just| maybe)* (?:get rid|throw|chuck|bin|toss|trash|ditch|pop|"
+    "stick|pin|line (?:them|it|up)|take a "
+    "guess|guess|break|hide|hang|send|drop|ship|ring|call|poke|ping|nudge|wake|warn|remind|beep|burn|wipe|"
+    "sweep|mop|cut|"
+    "trim|strip|shave|squeeze|pack|wrap|box|move|swap|flip|paint|dress|frame|slap|whack|smash|kill|nuke|"
+    "settle|stamp|sign|"
+    "seal|star|underline|highlight|rank|grade|score|rate|judge|roast|quiz|sing|hum|dance|perform|record|do (?:them|it|"
+    "the|each|all))(?! (?:me|us)\\b)|(?:poke|ping|nudge|wake|warn|remind|ring) me|get rid of|whenever"
 )
 
 
@@ -284,9 +325,38 @@ def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
     patterns += [_TELLS] if task.is_making and not task.may_ask else []
     if task.is_making and "html" not in task.outputs:
         patterns.append(_REPEATS)
+    if task.uses_tools and task.key != "todo":
+        patterns.append(_FURTHER)
     if task.forbidden and task.uses_tools:
         patterns.append(task.forbidden)
     return [wording.Left(m.start(), m[0]) for pattern in patterns for m in pattern.finditer(text)]
+
+
+def _find_special(match: _Match, matches: Sequence[_Match]) -> _Match:
+    """Return the match of a task for the kind of file that a request names, if the task of ``match`` yields to it."""
+    if not (match.order.task.yields and match.order.inputs):
+        return match
+    extension = match.order.inputs[0].rpartition(".")[2].lower()
+    special = (
+        other
+        for other in matches
+        if other.order.task.may_ask
+        and extension in other.order.task.inputs
+        and other.order.inputs == match.order.inputs
+        and not other.remainder.forbidden
+    )
+    return next(special, match)
+
+
+def _find_names(match: _Match, matches: Sequence[_Match]) -> list[tuple[int, int]]:
+    """Return the places of words that name other tasks than that of a match."""
+    return [
+        need[0]
+        for other in matches
+        if other is not match
+        for need in other.remainder.needs
+        if need and need[0][1] - need[0][0] > 1
+    ]
 
 
 def _is_talk(match: _Match) -> bool:
@@ -351,10 +421,18 @@ def _find_reason(matches: list[_Match], reading: Reading, request: str) -> Decli
     if not partial:
         return Declined()
     best = min(partial, key=lambda match: (len(match.left), not match.order.inputs))
-    return Declined(_explain_left(best, request), nearest=best.order.task.key)
+    try:
+        plain = None if best.order.task.is_exact else _complete(best.order)
+    except Declined:
+        plain = None
+    return Declined(
+        _explain_left(best, request, may_accept=plain is not None),
+        nearest=best.order.task.key,
+        plain=plain,
+    )
 
 
-def _explain_left(match: _Match, request: str) -> Text:
+def _explain_left(match: _Match, request: str, *, may_accept: bool) -> Text:
     task = match.order.task
     parts = []
     for part in dict.fromkeys(match.left):
@@ -362,7 +440,13 @@ def _explain_left(match: _Match, request: str) -> Text:
         parts.append(typed[0] if typed else part)
     english = ", ".join(f"“{part}”" for part in parts[:6])
     chinese = "、".join(f"“{part}”" for part in parts[:6])
-    return Text(
+    text = Text(
         f"I know this task: {task.title.english}. But I do not understand this part of your request: {english}.",
         f"我会做“{task.title.chinese}”，但是不理解请求里的这一部分：{chinese}。",
+    )
+    if not may_accept:
+        return text
+    return Text(
+        f"{text.english} If you want it without that part, answer “yes”.",
+        f"{text.chinese}如果不要这一部分也可以，请回答“好”。",
     )

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "words"
-_LONGEST_CHINESE = 8
-_SHORTEST_ADVERB = 5
+LONGEST_CHINESE = 8
 _LOOKS_BEHIND = 12
 """How far the phrases look behind their beginning."""
 _MAX_CACHED = 1_000
@@ -22,8 +21,10 @@ _TOKEN = re.compile(
     r"|(?<![a-z] )/|/(?! [a-z])|[+*^%$#@&<>=≤≥]"
 )
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_SUFFIXES = ("", "s", "es", "d", "ed", "ing", "er", "ly", "y", "'s", "ish", "in")
 _CLAUSE_END = re.compile(
-    r"[.!?](?=\s|$)| and (?=(?:my|our|i|i'm|we|he|she|they) )|[;:,()。！？；：，、（）…~～\n]| - |"
+    r"[.!?](?=\s|$|[\u4e00-\u9fff])| and (?=(?:my|our|i|i'm|we|he|she|they) )|"
+    r" (?=(?:my|our) [a-z]+(?:'s)? (?:is|are|was|has|have|keeps?|needs)\b)|[;:,()。！？；：，、（）…~～\n]| - |"
     r" (?=but |so could |could you |can you )"
 )
 # A clause about the user's circumstances: it begins with a person, and wishes nothing.
@@ -46,7 +47,7 @@ _CIRCUMSTANCES = (
     r"|it (?:is|was) (?:raining|cold|hot|late|monday|friday)|before i|as an? [a-z]+(?: [a-z]+)?,? i)\b"
 )
 _WISHES = re.compile(
-    r"\b(?:wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|"
+    r"\b(?:ought|gone|wants?|needs?|needed|wanted|like|love|would|i'd|should|must|shall|has to|have to|had to|"
     r"please|make|give|"
     r"show|let|use|uses|using|only(?! (?:started|began|joined|just|learned|got|have|had))|with|expects?|"
     r"asks?|asked|can you|could you|will you|write|create|add|print|"
@@ -113,6 +114,30 @@ _N_FOR_AND = re.compile(
 )
 
 
+_ABBREVIATIONS = tuple(
+    (re.compile(pattern), full)
+    for pattern, full in (
+        (r"(?<=\d) ?\.\.+ ?(?=\d)", " to "),
+        (_N_FOR_AND, " and "),
+        (r"(?<=[a-z]) 4 (?=⟦f|(?:me|my|us|the|a|him|her|this)\b|[a-z]*$)", " for "),
+        (
+            r"(?<=[a-z⟧]) 2 (?=(?:me|us|him|her|check|print|show|make|write|count|find|reverse)\b)",
+            " to ",
+        ),
+        (r"\bup 2 (?=\d)", "up to "),
+        (r"(?<=\d)'ll do\b", " will do"),
+        (r"(?<=[a-z]) o (?=⟦f|(?:the|my|this|it)\b)", " of "),
+        (
+            r"(?<=[a-z0-9]) me (?=(?:own |old )?(?:lap|head|mate|mum|brain|eyes|boss|son|wife|job|work)\b)",
+            " my ",
+        ),
+        (r"\bsum (?=(?:tests?|help|code)\b)", "some "),
+        (r"\bid (?=like|love|want|appreciate|be)", "i'd "),
+    )
+)
+"""Numbers, letters and other words in place of words, as (pattern, the words in full)."""
+
+
 class Left(NamedTuple):
     """A part of a text that nothing covers, with its place."""
 
@@ -139,20 +164,48 @@ def read_blocks(name: str) -> list[list[str]]:
 @lru_cache(maxsize=8)
 def write_in_full(text: str) -> str:
     """Return a text in lower case with its short forms and frequent misspellings written in full."""
-    text = re.sub(r"(?<=\d) ?\.\.+ ?(?=\d)", " to ", text)
-    text = _N_FOR_AND.sub(" and ", text)
-    text = re.sub(r"(?<=[a-z]) 4 (?=⟦f|(?:me|my|us|the|a|him|her|this)\b)", " for ", text)
-    text = re.sub(r"\bid (?=like|love|want|appreciate|be)", "i'd ", text)
+    for pattern, full in _ABBREVIATIONS:
+        text = pattern.sub(full, text)
+    text = _short_forms_chinese().sub(lambda match: _short_forms()[match[0]], text)
     return _WORD.sub(lambda match: _short_forms().get(match[0], match[0]), text)
 
 
 def is_harmless(word: str) -> bool:
     """Return whether an English word in lower case changes nothing about a request."""
-    if word.endswith("ly") and len(word) > _SHORTEST_ADVERB:
-        return word not in read_words("other_work")
     harmless = read_words("harmless_english")
     plain = word.removesuffix("'s")
     return plain in harmless or (len(plain) > 4 and plain.endswith("s") and plain[:-1] in harmless)
+
+
+def changes_meaning(word: str) -> bool:
+    """Return whether a word, or the word that it is a form of, may change what a request asks for."""
+    changing = read_words("other_work") | read_words("changing")
+    return any(stem in changing for stem in _find_stems(word))
+
+
+def _find_stems(word: str) -> Iterator[str]:
+    for suffix in _SUFFIXES:
+        stem = word.removesuffix(suffix) if suffix else word
+        if suffix and stem == word:
+            continue
+        yield stem
+        if suffix and len(stem) > 2:
+            yield f"{stem}e"
+            if suffix in {"es", "ed", "er"} and stem.endswith("i"):
+                yield f"{stem[:-1]}y"
+            if stem[-1] == stem[-2]:
+                yield stem[:-1]
+
+
+def changes_chinese(text: str, part: Left) -> bool:
+    """Return whether a word that changes the meaning overlaps a part of a text."""
+    words = read_words("other_work_chinese") | read_words("changing_chinese")
+    end = part.start + len(part.text)
+    return any(
+        text[first:last] in words
+        for first in range(max(0, part.start - LONGEST_CHINESE + 1), end)
+        for last in range(max(first, part.start) + 1, min(len(text), first + LONGEST_CHINESE) + 1)
+    )
 
 
 def find_left(
@@ -203,7 +256,7 @@ def _is_harmless_at(text: str, token: re.Match[str], *, is_making: bool) -> bool
     before = text[max(0, token.start() - 60) : token.start()]
     is_thing = _MAKES.search(before) and _FOLLOWS_NOUN.match(text, token.end())
     if is_making and (is_thing or _PARTS.search(before)):
-        return token[0] in _read_group("# Function words") | _read_group("# People")
+        return token[0] in read_group("# Function words") | read_group("# People")
     return is_harmless(token[0])
 
 
@@ -250,7 +303,14 @@ def _introduces(clause: str) -> bool:
         not is_harmless(word) and (before is None or before in _BEFORE_VERBS)
         for before, word in zip([None, *words], words, strict=False)
     )
-    return not (is_order or _CONDITIONS.search(clause) or set(words) & read_words("other_work"))
+    return not (
+        is_order
+        or _CONDITIONS.search(clause)
+        or any(
+            word in read_words("other_work") or (not is_harmless(word) and changes_meaning(word))
+            for word in words
+        )
+    )
 
 
 @lru_cache(maxsize=4_096)
@@ -278,7 +338,7 @@ def _match_chinese(text: str, position: int, *, is_making: bool) -> int:
     """Return the end of the longest harmless Chinese word at a place, or the place."""
     if not _CHINESE.match(text, position):
         return position
-    for size in range(_LONGEST_CHINESE, 0, -1):
+    for size in range(LONGEST_CHINESE, 0, -1):
         word = text[position : position + size]
         if word in read_words("harmless_chinese") or (
             is_making and word in read_words("making_chinese")
@@ -304,7 +364,7 @@ def _join_chinese(left: list[Left]) -> list[Left]:
     return joined
 
 
-_WORD = re.compile(r"(?<![\w⟦'])[a-z][a-z']*(?![\w'⟧])")
+_WORD = re.compile(r"(?<![a-z0-9_⟦'])[a-z][a-z']*(?![a-z0-9_'⟧])")
 
 
 @cache
@@ -316,13 +376,20 @@ def read_lines(name: str) -> tuple[str, ...]:
 
 @cache
 def _short_forms() -> dict[str, str]:
-    return dict(line.split(" = ") for line in read_lines("shorthand"))
+    lines = (*read_lines("shorthand"), *read_lines("shorthand_chinese"))
+    return dict(line.split(" = ") for line in lines)
+
+
+@cache
+def _short_forms_chinese() -> re.Pattern[str]:
+    forms = [form for form in _short_forms() if _CHINESE.search(form)]
+    return re.compile("|".join(sorted(forms, key=len, reverse=True)))
 
 
 @cache
 def _phrases() -> re.Pattern[str]:
     # "For my rust class" is no harmless phrase: any word stands for none of the names of languages and programs.
-    names = "|".join(map(re.escape, _read_group("# Languages and programs", "other_work")))
+    names = "|".join(map(re.escape, read_group("# Languages and programs", "other_work")))
     lines = "|".join(read_lines("harmless_phrases")).replace("[a-z]+", "{any}")
     phrases = lines.replace("{any}", rf"(?!(?:{names})\b)[a-z]+")
     return re.compile(rf"(?<![a-z0-9_'])(?:{phrases})(?![a-z0-9_'])")
@@ -336,11 +403,11 @@ def _frames() -> re.Pattern[str]:
 
 @cache
 def _circumstances() -> re.Pattern[str]:
-    return re.compile(_CIRCUMSTANCES.replace("{people}", "|".join(_read_group("# People"))))
+    return re.compile(_CIRCUMSTANCES.replace("{people}", "|".join(read_group("# People"))))
 
 
 @cache
-def _read_group(title: str, name: str = "harmless_english") -> frozenset[str]:
+def read_group(title: str, name: str = "harmless_english") -> frozenset[str]:
     """Return the words of the lines that follow a title in a list."""
     lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     words: list[str] = []

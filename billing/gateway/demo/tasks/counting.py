@@ -94,7 +94,8 @@ COUNT = Task(
     title=Text("the number of lines and words", "统计行数和单词数"),
     needs=(
         (
-            "how big|lines of code|count|counts|counting|how many|how much|how long|number of|amount of|"
+            "tally(?: up)?|tot up|add up|how big|lines of code|code lines|count|counts|counting|how many|"
+            "how much|how long|number of|amount of|"
             "total|loc|sloc|"
             "length|wc|统计|多少|几|数一下|数一数|数|计算|行数|字数|总共"
         ),
@@ -111,6 +112,7 @@ COUNT = Task(
     parameters=(
         f"(?:{KIND})(?= ?(?:files?|scripts?|code|source|lines|文件|代码|there|are|do|have|in|$))",
     ),
+    forbids="contributed?|colleagues?|authors?|who|per|注释|空行|非空|comment(?:ed)?|comments|blank|empty|non-empty",
     inputs=("*",),
     check=_check_count,
     carry_out=_do_count,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from billing.gateway.demo import wording
 from billing.gateway.demo.order import Declined, Order
 from billing.gateway.demo.workbench import Text
 
@@ -37,6 +38,7 @@ NUMBERS = (
     r"(?P<input>\d{1,4})! ?(?:=|->|is) ?(?P<output>\d{1,20})",
     r"(?P<yes>\d{4}) ?(?:->|=>|:|is)? ?(?:yes|true|是)[, ]*(?P<no>\d{4}) ?(?:->|=>|:|is)? ?(?:no|false|不是)",
     (
+        r"(?:compute|calculate|like|for|of|work out|do|算)? ?(?P<numbers>\d{1,2})! ?(?:thing|and the like)?(?=[ .,]|$)|"
         rf"{_TRY} ?(?P<numbers>\d{{1,4}}(?:(?:,| or| and|, and|、|和|跟) ?\d{{1,4}})*)(?:的阶乘|"
         rf"的最大公约数)?(?:是多少|等于多少)?"
     ),
@@ -66,8 +68,11 @@ CALLS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 def check_examples(order: Order) -> Order:
     """Raise ``Declined`` for an example that is not right."""
+    languages = wording.read_group("# Languages and programs", "other_work")
     for arguments, result in _find(order):
         _, compute = CALLS[order.task.key]
+        if isinstance(arguments[0], str) and arguments[0].lower() in languages:
+            raise _decline(arguments[0])  # "in Kotlin" is no example
         if result is not None and compute(*arguments) != result:
             raise _decline(", ".join(map(str, arguments)))
     return order

@@ -40,6 +40,7 @@ def _make(key: str, english: str, chinese: str, *needs: str, words: str = "") ->
         needs=needs,
         words=f"{_WORDS}|{words}" if words else _WORDS,
         forbids="should|why|tomorrow|yesterday|was|next|last|how do|how can|怎么|为什么|应该",
+        is_exact=True,
         carry_out=_do_fact,
     )
 

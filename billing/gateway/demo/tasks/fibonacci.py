@@ -88,6 +88,9 @@ FIBONACCI = Task(
     title=Text("a program that prints Fibonacci numbers", "打印斐波那契数列的程序"),
     needs=(
         (
+            "(?:那个)?后一个数等于前(?:两|2)个数(?:之和|的和|相加)的?(?:那个)?(?:数列)?|"
+            "(?:sequence|series|numbers?) where (?:every|each) number is the (?:two|2) before it added (?:together|up)|"
+            "(?:rabbit|bunny) (?:sequence|series|numbers?|problem)|"
             "(?:sequence|series|numbers?|list) (?:where|in which) (?:every|each)(?: new| next)? "
             "(?:number|term|one|element|value) is the sum of the (?:two |2 )?(?:previous |last |preceding )?"
             "(?:two|2)?(?: numbers| terms| ones)?(?: before(?: it)?)?|"
@@ -96,11 +99,14 @@ FIBONACCI = Task(
             "(?:之和|的和|相加|加起来)|兔子数列|rabbit numbers|(?:那个)?前两个数加起来等于(?:后|"
             "下)一个数的?(?:数列)?|fibonacc?i(?:'s)?|fibonnacc?i|fibbonacci|fib (?=numbers?|"
             "sequence|series)|斐波那契|"
-            "(?:0, ?)?1, ?1, ?2, ?3, ?5(?:, ?8(?:, ?13(?:, ?21)?)?)?|斐波纳契|斐波拉契|费波那契|菲波那契|费氏"
+            "(?:0[, ] ?)?1[, ] ?1[, ] ?2[, ] ?3[, ] ?5(?:[, ] ?8(?:[, ] ?13(?:[, ] ?21)?)?)?|"
+            "斐波纳契|斐波拉契|费波那契|菲波那契|费氏"
         ),
     ),
     words=(
-        f"{PRIMES.words}|sequence|series|numbers?|terms?|elements?|members?|数列|序列|项|位|starting (?:at|"
+        f"(?:where|in which|with) (?:you|we|i) (?:keep )?add(?:ing)? (?:up )?the (?:last |previous )(?:2|two)"
+        f"(?: numbers?)?(?: together)?(?: to get the next(?: one)?)?|{PRIMES.words}|sequence|series|"
+        f"numbers?|terms?|elements?|members?|数列|序列|项|位|starting (?:at|"
         f"from|with) 0(?: and 1)?"
     ),
     parameters=(
@@ -113,6 +119,7 @@ FIBONACCI = Task(
         "(?:the )?(?:very )?(?:first|initial|opening) {n}",
         "{n} (?=fib|terms|numbers|elements)",
         "(?:前面?|头){n}(?:个|项|位)?",
+        "{n} (?:pieces?|of (?:them|those|these))",
         "{n}(?:个|项|位)",
         *SEPARATORS,
     ),

@@ -91,7 +91,7 @@ def _do_list(order: Order, bench: Bench) -> Report:
     if not result.output.strip():
         return bench.say(f"There are no {sort}files in {place}.", f"{place}里没有 {sort}文件。")
     return (
-        bench.say(f"The {sort}files in {place}:", f"{place}里的 {sort}文件：")
+        bench.say(f"The {sort}files in {place}:", f"{place}里的{sort and f' {sort}'}文件：")
         + f"\n\n{result.outline()}"
     )
 
@@ -104,13 +104,13 @@ LIST = Task(
             "lying around|peek|poke around|look around|looking around|rummage|rundown|inventory|take stock|"
             "瞅瞅|瞧瞧|瞄一?眼|列一?下|列列|都有些?啥|有些?啥|啥情况|什么情况|"
             "list|lists|listing|show|shows|what|which|whats|what's|ls|dir|display|see|print|how many|count|"
-            "number of|give|tell|look|enumerate|view|check|find|get|contents?|"
+            "documents|number of|give|tell|look|enumerate|view|check|find|get|contents?|"
             "largest|biggest|列出|列|显示|有哪些|哪些|有什么|什么|查看|看看|看一下|看|展示|多少|几个|最大|"
             "打印|罗列|数一下|统计|告诉|啥|what's here|what is here|what's in here|what is in here|"
             "what do we have here|what have we got here"
         ),
         (
-            "dir|files?|filenames?|file names?|director(?:y|ies)|folders?|contents?|ls|workspace|文件|"
+            "dir|documents|files?|filenames?|file names?|director(?:y|ies)|folders?|contents?|ls|workspace|文件|"
             "目录|文件夹|内容|东西|what's here|what is here|what's in here|what is in here|"
             "what do we have here|what have we got here"
         ),
@@ -144,7 +144,9 @@ LIST = Task(
             "和)?(?:所有)?子(?:目录|文件夹))"
         ),
         (
-            "(?:in|of|inside|under|from) (?:the )?(?:folder|directory|subfolder) (?P<folder>(?!is|are|"
+            "(?:in|of|inside|under|from) (?:the )?(?:folder|directory|subfolder) (?P<folder>(?!(?:at|m8|"
+            "mate|on|for|of|to|now|right|please|pls|today|where|which|that|with|you|we|i|so|as|if|it|"
+            "currently)\\b|is|are|"
             "and|this|here)[a-z0-9_][a-z0-9_.-]{0,60})"
         ),
         (
@@ -156,10 +158,12 @@ LIST = Task(
         f"(?:{KIND})(?: source| code)?(?= ?(?:files?|scripts?|ones|documents|文件))",
     ),
     forbids=(
+        "(?:n|and|then) (?:chuck|bin|scrap|toss|trash|ditch|nuke|lose|zap)|hidden (?:files |ones )?only|"
+        "only (?:the )?hidden|只[^，。]{0,4}隐藏|"
         "(?:only|just)(?: the)? (?:directories|folders)|(?:today|yesterday|recent|recently|old|oldest|"
         "new(?! (?:on|to|in|here|at))|newest|"
         "last|latest|since|before|after|ago|weeks?|months?)|why|important|useful|relevant|interesting|"
-        "funny|about|你是|您是|今天|昨天|最近|之前|以前|之后"
+        "funny|about|你是|您是|今天|昨天|最近|之前|以前|之后|以后|没动过|不关心"
     ),
     inputs=("*",),
     check=_check_folder,
@@ -257,7 +261,7 @@ EXPLAIN = Task(
     title=Text("an overview of a file", "介绍一个文件"),
     needs=(
         (
-            "story (?:with|of|behind)|the deal with|"
+            "brief(?: me)?(?: on)?|story (?:with|of|behind)|the deal with|"
             "eli5|(?:cliff|cliff's) ?notes|(?:make )?(?:heads?(?: or| nor|/) tails?)|讲解|说人话|捋捋不?|"
             "看得我头大|头大|"
             "eli5|(?:talk|walk|guide|take|lead|run) (?:me|us|him|her|them) (?:through|over)|(?:go|"
@@ -302,11 +306,16 @@ EXPLAIN = Task(
         "功能|怎么|工作|它|主要|结构|函数"
     ),
     forbids=(
+        "(?:最后|前|后|末尾|头)\\d+行|"
         "(?:show|print|display)(?: me)? (?:what(?:'s|s| is) (?:in|inside)|the (?:contents?|code))|"
-        "(?:show|print|display)(?: me)? ⟦f\\d+⟧|"
+        "(?:show|print|display)(?: me)? ⟦f\\d+⟧|(?:just|only)(?: explain)? the (?:[a-z]+ )?(?:functions?|"
+        "class|method|loop|part|"
+        "top|beginning|end)|(?:the|its) (?:first|second|third|last|main|other|next) (?:functions?|class|"
+        "method|loop|part|half)|"
         "(?:output|results?) of|的(?:运行)?(?:输出|结果)"
     ),
     inputs=("*",),
+    yields=True,
     check=_check_file,
     carry_out=_do_explain,
 )
@@ -347,12 +356,13 @@ SHOW = Task(
     title=Text("the content of a file", "显示文件内容"),
     needs=(
         (
-            "displayed|peek|glance|skim|pull up|bring up|cough(?:s)? up|spit out|dump|type out|paste|"
+            "eyes? (?:on|over)|(?:up )?on (?:the |my )?screen|displayed|peek|glance|skim|pull up|bring up|"
+            "cough(?:s)? up|spit out|dump|type out|paste|"
             "reveal|hand me|"
             "chuck me|瞧一?瞧|瞅一?瞅|瞄一?眼|亮出来|贴出来|念叨|"
             "show|shows|cat|print|open|read|display|view|see|head|tail|content|contents|what's in|what "
             "is in|what exactly is|rundown|what did i write|say|says|what is written|what's written|"
-            "写了什么|写了些?啥|都写了些?什么|都写了些?啥|写的什么|"
+            "行是什么|行是啥|写了什么|写了些?啥|都写了些?什么|都写了些?啥|写的什么|"
             "写的啥|写了些什么|有啥|写着什么|output|give|"
             "let me see|look at|查看|显示|打开|读取|读|看看|看一下|看|打印|输出|内容"
         ),
@@ -368,9 +378,12 @@ SHOW = Task(
         "(?P<tail>(?:the )?last {n} lines(?: of)?)|(?P<tail>(?:最后|末尾|后){n}行)",
     ),
     forbids=(
+        "(?:just|only) (?:the|its) (?:comments?|functions?|[a-z]+ (?:part|half))|(?:just|only) (?:the|"
+        "its) (?!file|contents?|whole|text|first|last|top)|how it was|(?:was|were) last|"
+        "as of|at (?:commit|revision|version)|(?:from|since|before|of) (?:last|yesterday)\\b(?! \\d)|"
         "what (?:it|this|that|they|the (?:code|program|script|file)) (?:does|do|is (?:doing|for|about))|"
         "does(?! ⟦f\\d+⟧ say)|"
-        "捋|讲|思路|原理|逻辑|说人话|"
+        "上周|昨天|以前|的样子|捋|讲|思路|原理|逻辑|说人话|"
         "功能|(?:output|results?) of|的(?:运行)?(?:输出|结果)|干什么|做什么|干嘛|干啥|做啥"
     ),
     inputs=("*",),

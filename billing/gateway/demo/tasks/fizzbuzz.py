@@ -87,6 +87,9 @@ FIZZBUZZ = Task(
     title=Text("FizzBuzz", "FizzBuzz"),
     needs=("fizz[ -]?buzz(?:es)?|fizz(?=.*buzz)|菲兹巴兹",),
     words=(
+        "(?:3|5|15) says? (?:fizz|buzz|both)|that way|drinking game|"
+        "fizz on (?:the )?(?:threes|3s?)|buzz on (?:the )?(?:fives|5s?)|threes|fives|children's|"
+        "(?:sit(?:ting)?|go(?:ing)?|count(?:ing)?) (?:a)?round (?:the|a) (?:table|circle)|"
         "(?:swap(?:s|ping)?|turn(?:s|ing)?|switch(?:es|ing)?) (?:the |every |all )*(?:threes|3s) (?:for|"
         "into|with|by) fizz"
         "(?:,? and)?(?: the)? (?:fives|5s) (?:for|into|with|by) buzz|count up|俩都占|都占|两个都占|"
@@ -105,7 +108,7 @@ FIZZBUZZ = Task(
         "打印|显示|写)?|报|喊|数数|"
         "(?:(?:they|people|interviewers?) )?(?:always |often )?(?:asks?|asked)(?: me| us)?(?: for)?|"
         "(?:能|可以)?(?:同时)?(?:被)?(?:3和5|3与5|15|3|5)(?:的)?(?:公?倍数|整除)(?:的)?(?:数字?)?|"
-        "经典的?|著名的?|游戏|题目|题|打印|输出|数字|的|如果|遇到|则|否则|替换|代替|其他|其余|原样|数|"
+        "范围|经典的?|著名的?|游戏|题目|题|打印|输出|数字|的|如果|遇到|则|否则|替换|代替|其他|其余|原样|数|"
         "从|所有|规则|面试|练习|写|问题|时|倍数"
     ),
     parameters=(
@@ -119,7 +122,8 @@ FIZZBUZZ = Task(
         "前{n}个?|{n}个数?",
         *SEPARATORS[:1],
     ),
-    forbids="只(?:要|打印|输出|显示|看|保留|列)(?=.{0,3}(?:fizz|buzz))|only (?:the )?(?:fizz|buzz)(?:es)?(?![a-z])",
+    forbids="几次|次数|how (?:many|often)|"
+    "只(?:要|打印|输出|显示|看|保留|列)(?=.{0,3}(?:fizz|buzz))|only (?:the )?(?:fizz|buzz)(?:es)?(?![a-z])",
     outputs=("py", "txt"),
     max_texts=4,
     stems="fizz",

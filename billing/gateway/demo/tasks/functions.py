@@ -112,14 +112,16 @@ FUNCTIONS = (
         "reverse_string",
         "a function that reverses a string",
         "反转字符串的函数",
+        "turns? (?:an? |the |any |my )?(?:strings?|words?|texts?) (?:a?round|about)|last letter first|"
+        "end to beginning|首尾颠倒|从尾到头|"
         "revers(?:e|es|ing|al)|backwards?|back to front|flips?|反过来|翻过来|倒着|反着|反转|翻转|倒序|"
         "颠倒|逆序|倒过来|逆转",
-        "strings?|texts?|words?|字符串|文本|单词|字符",
+        "strings?|texts?|words?|sentences?|字符串|文本|单词|字符",
         words=(
             "reverse_string(?:\\([a-z]+\\))?|turns?|turning|spells?|characters?|letters?|order|"
             "the order of|变|成|写"
         ),
-        forbids="every|each|all|per|words|每个|所有|全部",
+        forbids="word order|order of (?:the )?words?|every|each|all|per|words|每个|所有|全部",
         parameters=WORDS,
     ),
     _make(
@@ -127,12 +129,14 @@ FUNCTIONS = (
         ("a function that checks whether a text is a palindrome"),
         "判断回文的函数",
         (
-            "same (?:when )?(?:read )?backwards?|palindromes?|palindromic|(?:reads?|spelled|spelt|is|are|"
+            "is[_-]palindrome|same (?:when )?(?:read )?backwards?|palindromes?|palindromic|(?:reads?|"
+            "spelled|spelt|is|are|"
             "be|looks?)? ?(?:the )?same (?:from |in |on )?(?:both "
             "(?:sides?|ways|directions|ends)|(?:forwards?|front) (?:and|as|or) (?:backwards?|back)|"
             "backwards? (?:and|as|or) "
             "forwards?)|正(?:着|过来)?读?(?:和|跟|与)?[倒反](?:着|过来)?读?(?:都|是)*一样的?|回文"
         ),
+        forbids="numbers?|integers?|数字|整数",
         parameters=WORDS,
         words=(
             "reads?|same|is_palindrome(?:\\([a-z]+\\))?|(?:ignor(?:e|es|ing)|regardless of|"

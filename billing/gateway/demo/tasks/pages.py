@@ -79,7 +79,8 @@ TODO = Task(
         (
             "记(?:一下|下来|录|住)?(?:每天|今天|平时|日常)?(?:要|该|得)做(?:啥|什么|的)(?:的?事情?)?|"
             "(?:managing|tracking|organi[sz]ing) (?:my |the )?(?:tasks|todos)|(?:my|"
-            "our) (?:daily )?tasks|要做的(?:事情?|事儿)|chores|errands|things (?:that )?(?:i|"
+            "our) (?:daily )?tasks|要做的(?:事情?|事儿)|chores|errands|what needs (?:doing|to be done)|what (?:i|"
+            "we) (?:still )?(?:need|have) to (?:do|get done)|things (?:that )?(?:i|"
             "we) (?:still )?(?:have|need) to do|(?:tick|check|cross) (?:(?:them|things|"
             "tasks|items|stuff) off|off (?:tasks|things|items))|能?记事(?:情|儿)?|记待办|记任务|打勾|"
             "打钩|勾选|to[ -]?do(?:s|'s|[ -]?lists?)?|todolist|task[ -]?list|checklist|tasks? (?:tracker|"
@@ -134,6 +135,9 @@ TODO = Task(
         "javascript|离线|无需后端|不需要后端|单文件|管理|小|里"
     ),
     forbids=(
+        "(?:mode|theme|dark|light) (?:toggle|switch|button)|toggle (?:for )?(?:the )?(?:dark|light|theme)|"
+        "due|deadlines?|"
+        "and me(?! [a-z])|(?:he|she|they) (?:should|can|must)|各自|各用|我跟|我和|对方|一起用|"
         "about|my (?:own )?name|our names|logo|(?:my|our) (?:wife|husband|family|team|kids?|friends?|colleagues?|"
         "roommates?|flatmates?|boss|partner|girlfriend|boyfriend)(?: and i)? (?:can|could|should|to)|both of us|"
         "for (?:a|the|my|our|his|her|their) (?:whole |entire )?(?:team|family|group|couple|class|office|"

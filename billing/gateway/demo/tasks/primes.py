@@ -118,6 +118,8 @@ PRIMES = Task(
     title=Text("a program that prints prime numbers", "打印素数的程序"),
     needs=(
         (
+            "numbers (?:that |which |what )?(?:nobody|no ?one|nothing) can (?:divide|split)(?: evenly)?|"
+            "only divide by (?:themselves and 1|1 and themselves)|"
             "(?:numbers )?(?:that are |which are |that can be |which can be )?(?:only )?(?:divisible|"
             "divided) (?:only )?by "
             "(?:1|one) and (?:themselves|itself)|只能被(?:1|一)和(?:它)?(?:自己|自身|本身)整除的?数?|"
@@ -130,7 +132,7 @@ PRIMES = Task(
         "calculating|compute|computes|computing|determine|"
         "print|prints|printing|printed|output|outputs|outputting|outputs|return|returns|that|values?|"
         "sequence|series|what are|what're|which are|who|tool|"
-        "display|displays|how about|efficient|efficiently|fast|starting (?:at|from|with) 2|screen|to "
+        "display|displays|enumerate[sd]?|how about|efficient|efficiently|fast|starting (?:at|from|with) 2|screen|to "
         "the screen|(?:to )?stdout|generator|"
         "范围(?:是|为)?|打印|输出|列出|找出|求出|求|计算|找到|找|所有的?|全部的?|的|数字|列表|显示|哪些|"
         "数|清单|屏幕|到屏幕"
@@ -142,9 +144,9 @@ PRIMES = Task(
         *RANGES,
         f"(?:that are |which are |numbers? )*(?P<below>{BELOW})(?: the number)? {{m}}",
         f"(?:that are |which are |numbers? )*(?:{UP_TO})(?: the number)? ?{{m}}(?: \\(?inclusive\\)?)?",
-        "(?:小于等于|不大于|不超过|直到|最大(?:到|为)?|到|至){m}(?:为止|以内)*",
+        "(?:上限(?:为|是)?|小于等于|不大于|不超过|直到|最大(?:到|为)?|到|至){m}(?:为止|以内)*",
         "(?P<below>小于|低于|少于|不到|不足){m}",
-        "{m}(?:以内|之内|以下|内|之前|为止)",
+        "{m}个?(?:数)?(?:以内|之内|以下|内|之前|为止)",
         "(?:maximum|max|limit)(?: is| of|:)? {m}|{m} (?:max|maximum)",
         "(?:the )?(?:very )?(?:first|initial|smallest|lowest) {n}|{n} (?:first|smallest)",
         "(?:前面?|最小的?|头|开头){n}个?",
@@ -157,7 +159,9 @@ PRIMES = Task(
         ),
     ),
     forbids=(
-        "the (?:next |last |first )?prime(?: number)? (?:before|below|under|after|above)|adds? up|adding up|"
+        "(?:happy|lucky|good|cousin|safe|strong|weak|super|regular|long|full|home|cute|sexy|circular|balanced) primes?|"
+        "the (?:next |last |first )?prime(?: number)? (?:before|below|under|after|above)|(?:adds?|tots?) "
+        "(?:[a-z]+ )*?up|adding up|totting up|come to|"
         "有几个|几个[素质]数|多少个"
     ),
     outputs=("py", "txt"),

@@ -109,12 +109,12 @@ REPAIR = Task(
             "例子|sample|demo|example|bundled|built[- ]?in|included|sandbox's|示例|样例|演示|自带|内置|例子|示范"
         ),
         (
-            "工程|样板|bugs?|repo(?:sitory)?|project|broken|failing|codebase|code base|app|"
+            "工程|样板|defects?|faults?|bugs?|repo(?:sitory)?|project|broken|failing|codebase|code base|app|"
             "debug(?:ging)?|错误|仓库|项目|"
             "测试|缺陷|bug|问题|漏洞|故障|代码库"
         ),
         (
-            "fix(?:es|ing)?|repairs?|repairing|squash(?:es|ing)?|patch(?:es|ing)?(?: up)?|mend|"
+            "rectify|remedy|fix(?:es|ing)?|repairs?|repairing|squash(?:es|ing)?|patch(?:es|ing)?(?: up)?|mend|"
             "sort (?:it |that )?out|put right|"
             "cure|heal|putting (?:it |that |this )?right|off|毛病|揪出来|修一?修|整好|弄好|搞好|bugs?|"
             "debug(?:ging)?|broken|failing|fails?|wrong|"
@@ -124,7 +124,7 @@ REPAIR = Task(
     ),
     words=(
         f"{vocabulary.PLAINLY}|squash(?:es|ing)?|patch(?:es|ing)?(?: (?:it )?up)?|mend|put (?:it )?right|"
-        f"cure|heal|ship|"
+        f"cure|heal|rectify|remedy|defects?|faults?|ship|"
         "(?:that |which )?(?:you|this|the demo) (?:ship|ships|come|comes|provide|provides|bring|brings|include|"
         "includes)(?: with| along)?|provided|supplied|preinstalled|pin (?:it )?down|nail|went wrong|"
         "揪出来?|修了|整好|弄好|搞好|跑不过|没过|不过|"
@@ -159,6 +159,8 @@ REPAIR = Task(
         "项目|代码|里|中|的|示例|样例|演示|自带|内置|那个|并|让|使|全部|直到|试试|捆绑|附带"
     ),
     forbids=(
+        "(?:like|as) you (?:fix|did|do)|the same way|"
+        "only (?:locate|find|show|tell|point)|hands off|(?:do not|don't|without) (?:fix|touch|repair|chang)[a-z]*|"
         "(?:add|make|create|write|explain|describe|introduce|insert)(?: me)? (?:an?|the|another|"
         "some) (?:new )?(?:bug|error|"
         "sample|example|demo)|(?:what|where) (?:is|are|was) the (?:bug|error|problem)s?"

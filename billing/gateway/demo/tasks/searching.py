@@ -71,7 +71,8 @@ SEARCH = Task(
     title=Text("a search in the files", "在文件里搜索"),
     needs=(
         (
-            "where's|"
+            "还有|什么地方|揪出来|"
+            "where's|round (?:them )?(?:all )?up|sniff|还有没有|有没有|"
             "hunt(?:ing)?(?: down)?(?: for)?|dig (?:up|out|through)|track(?:ing)? down|scan|"
             "comb(?: through)?|sniff out|"
             "point me to|turn up|搜搜|搜一?搜|找找|翻翻|翻一?下|"
@@ -101,6 +102,9 @@ SEARCH = Task(
         f"string|word|phrase|term|occurrences?(?: of)?|all|every|in|files?|"
         f"comments?|notes?|across|through|throughout|lines?|that|contains?|containing|mentions?|"
         f"mentioning|with|"
+        "没做|没写|没|还有|什么地方|揪出来|遗留|remarks?|remain(?:s|ing)?|sources?|源码|"
+        "wrote|written|left|leave|leaves|leaving|scattered|hiding|hidden|lurking|sniff|round (?:them "
+        ")?(?:all )?up|还有没有|有没有|"
         "is|are|used|appears?|occurs?|where|which|any|markers?|left|items|"
         "哪里|哪儿|哪个|地方|用到|用了|位置|行号|一下|搜一下|帮我搜|的|文字|文本|字符串|单词|词|所有的?|"
         "全部的?|包含|含有|出现|文件|注释|哪些|哪里|在|里|中|标记|地方|有"
@@ -128,7 +132,9 @@ SEARCH = Task(
         f"(?:用到了?|用了|使用了?|出现了?|提到了?|提及了?|包含了?|含有|调用了?|搜索?(?:一?下)?){_TERM}",
     ),
     max_texts=1,
-    forbids="whole words?|todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
+    forbids="(?:and|then|n) (?:just |then |please )?(?:do|fix|resolve|handle|finish|close|complete|"
+    "tackle|scrub|remove) (?:them|it|each|all)|since|older|newer|by whom|who(?:se|'s)?|"
+    "whole words?|todo[ -]?(?:lists?|page|app)|to-do|names?|named|called|待办清单|待办列表",
     check=_check_search,
     carry_out=_do_search,
 )
@@ -177,6 +183,8 @@ GIT = Task(
     title=Text("the state of the Git repository", "Git 仓库的状态"),
     needs=(
         (
+            "git(?:现在|目前)?怎么样|没有?交|"
+            "(?:what|how) (?:does |is |has |did )?git|git (?:says?|has to say|thinks?)|untracked|"
             "(?:git )?tree (?:is )?clean|(?:my|the|our) git (?:tree|state|situation|repo)|git status|"
             "git log|git history|commit (?:history|log)|commits|git(?: repo(?:sitory)?)?(?: "
             "status| state| history| log)|(?:status|state|history|summary|overview|log) of (?:the |"
@@ -196,7 +204,9 @@ GIT = Task(
         ),
     ),
     words=(
-        f"{HERE}|tree|situation|git|status|state|history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
+        f"怎么样|没有?交|交|{HERE}|untracked|modified|has to say|says?|thinks?|at the moment|tree|situation|git|status|"
+        f"state|"
+        f"history|log|logs|summary|summari[sz]e|overview|commits?|branch|"
         f"branches|changes?|changed|recent|latest|last|newest|what|which|is|are|was|on|show|tell|"
         f"happened|check|list|uncommitted|of|about|and|files|repo(?:sitory)?|am i|we|"
         "谁|谁提交的|what|who made(?: (?:them|it|those|these|the last (?:one|commit)))?|who|when|about|"
@@ -217,11 +227,12 @@ GIT = Task(
     ),
     forbids=(
         "(?:please|and|then|(?<!forget )(?<!forgot )(?<!forgotten )(?<!anything )(?<!something )to|can you|"
-        "could you) commit|git commit|commit (?:my|it|them|this|these|"
+        "could you) commit|git commit|(?<!did i )(?<!have i )(?<!did we )(?<!have we )commit (?:my|it|them|this|these|"
         "everything|all|the (?:changes|rest|files))|"
-        "should|since(?! (?:my |the |our )?last commit)|yesterday|today|tonight|weeks?|months?|years?|"
+        "stage (?:everything|all|it|them|my|the)|"
+        "should|since(?! (?:my |the |our )?last commit)|yesterday(?:'s)?|today|tonight|weeks?|months?|years?|"
         "days?|hours?|ago|before|after|by|whose|has(?! been)|what(?:'s| is) in|"
-        "why|how|author|between|every|昨天|今天|前天|上周|本周|这周|为什么|怎么|之前|以前|以后"
+        "why|how|author|between|every|each|(?:就|并|再|给|顺便|然后)(?:都|全)?提交|(?:就|都|给)交了|昨天|今天|前天|上周|本周|这周|为什么|怎么|之前|以前|以后"
     ),
     carry_out=_do_git,
 )

@@ -142,7 +142,8 @@ CSV = Task(
     needs=(
         "csv|csvs|(?=⟦f)|表格",
         (
-            "crunch|digest|boil (?:it |this )?down|rundown|tl;?dr|breakdown|break (?:it |this )?down|"
+            "brief(?: me)?(?: on)?|crunch|digest|boil (?:it |this )?down|rundown|tl;?dr|breakdown|break "
+            "(?:it |this )?down|"
             "basics|size up|"
             "peek|glance|eyeball|dig into|make sense of|lowdown|gist|numbers|figures|avg|about|瞧瞧|瞅瞅|瞧一?眼|"
             "看一?眼|过一遍|梳理|捋|盘点|"
@@ -156,7 +157,8 @@ CSV = Task(
         ),
     ),
     words=(
-        f"{vocabulary.PLAINLY}|(?:take|apart|takes?)|crunch|digest|boil down|rundown|breakdown|"
+        "说说|讲讲|念叨|看看|"
+        f"brief(?: me)?(?: on)?|{vocabulary.PLAINLY}|(?:take|apart|takes?)|crunch|digest|boil down|rundown|breakdown|"
         f"break down|basics|size up|dig into|avg|"
         "make sense of|numbers in it|basic numbers|gist|"
         "csv|data|datas|dataset|data set|table|file|files|spreadsheet|content|contents|summary|"

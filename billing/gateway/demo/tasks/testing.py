@@ -269,6 +269,11 @@ TESTS = Task(
         "弄几个|弄点|来几个|来点|配几个|配上|过不过|"
         "next to (?:it|the file)|beside (?:it|the file)|alongside|along with it|sanity checks?|"
         "edge cases?|corner cases?|"
+        "there (?:is|are|was|were)(?:n't)? (?:no|any)(?: [a-z]+)? tests?(?: yet| at all)?|there isn't a "
+        "(?:single )?test(?: yet)?|"
+        "(?:has|have|had|was|were)(?: not|n't| never)(?: yet| ever)?(?: been)? tested(?: yet| before| at all)?|"
+        "(?:is|are) (?:still )?(?:untested|without (?:a single |any )?tests?)|without (?:a single |any )tests?|"
+        "(?:has|have|got) no (?:decent |proper |real |good |single |useful )*tests?(?: at all| yet)?|"
         "(?:has|have|with|got) (?:no|zero|little|hardly any) (?:test )?(?:tests?|coverage)(?: at all|"
         " yet)?|test coverage|coverage|pytest preferred|preferred|preferably|passes|passed|fail|fails|"
         "failing|green|everything|加上|加几个|加|补几个|补|写点|能不能通过|过不过|过没过|look at|"
@@ -282,6 +287,10 @@ TESTS = Task(
         "这个|有意义|运行测试|跑测试|通过"
     ),
     forbids=(
+        "coverage (?:percent(?:age)?|report|badge|number|figure|score)|(?:tell|show|give) me (?:the |my |"
+        "its )?(?:test )?coverage|"
+        "(?:just|only) (?:for )?(?:the|one|a single)|the (?:first|second|third|last|main) (?:functions?|class|method)|"
+        "(?:deliberately|intentionally|on purpose|failing tests?|(?<!能)不通过|故意)|"
         "(?:that|which) (?:will )?fail|make (?:the|my|all)(?: the)? (?:unit )?tests?|(?:all|every|"
         "each) (?:of )?(?:my |the )?(?:files?|modules?)|(?:所有|全部|每个)的?(?:文件|模块)"
     ),

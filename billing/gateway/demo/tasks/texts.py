@@ -214,6 +214,7 @@ SAY = Task(
     outputs=("py", "sh", "txt", "md", "text", "html", "htm"),
     max_texts=1,
     check=_check_say,
+    is_exact=True,
     carry_out=_do_say,
 )
 
@@ -294,5 +295,6 @@ CODE = Task(
     ),
     max_codes=1,
     check=_check_code,
+    is_exact=True,
     carry_out=_do_code,
 )
