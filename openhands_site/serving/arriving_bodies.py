@@ -193,11 +193,12 @@ class _Body:
             async with asyncio.timeout(allowed - self._seconds):
                 return await self._receive()
         except TimeoutError as error:
+            # Without "connection: close", because uvicorn would then close the connection immediately, and the client's
+            # next bytes would cost it the response. ``GuardedHttp`` closes it after a while.
             raise Refused(
                 408,
                 "request-timeout",
                 f"Only {self._size} bytes of the body arrived in {allowed:.0f} seconds. Send the body faster.",
-                (b"connection", b"close"),
             ) from error
         finally:
             self._seconds += loop.time() - began

@@ -145,6 +145,7 @@ def test_interrupt_pauses_a_long_command_and_resume_continues(talk):
     figure("stop", seconds_to_paused=seconds)
 
 
+@pytest.mark.slow
 def test_message_starts_an_idle_sandbox_again(stack, talk):
     pid = talk.engine_pid()
     stack.sql("UPDATE conversations_sandbox SET active_at = now() - interval '1 day'")

@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 VALUE = "Sec-value-of-the-flow-0123"
 
 
+@pytest.mark.slow
 def test_secret_is_used_in_the_sandbox_and_hidden_in_the_log(stack: Stack):
     secret = {"name": "FLOW_TOKEN", "value": VALUE}
     created = stack.owner.call("POST", "secrets", json=secret, expect=201).json()

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.scripted_llm import ScriptedLLM
 from tests.fakes.stack import Stack, Talk, figure
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
 KEY = "upstream-key-canary"
 PRICES = {"prompt": 3_000_000, "completion": 15_000_000, "cached": 300_000}
 

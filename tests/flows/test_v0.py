@@ -23,6 +23,7 @@ def talk(stack: Stack) -> Talk:
     return stack.owner.converse(title="V0", confirmation_policy="always")
 
 
+@pytest.mark.slow
 def test_v0_client_confirms_rejects_stops_and_reconnects_without_repeated_events(talk: Talk):
     with join(talk) as client:
         client.wait_state("awaiting_user_input", seconds=150)

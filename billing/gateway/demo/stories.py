@@ -54,7 +54,7 @@ CONDITION = re.compile(
     r"allergic|allowed|"
     r"allows?|won't|can't (?:stand|read|see|use|have|do)|favou?rites?|leave (?:out|them|it)|skip|avoid|banned|forbids?|"
     r"forbade|forbidden|asked (?:for|me to|us to)|wanted|please|without|reads|speaks|understands|using|"
-    r"said|says|told me to|"
+    r"said|says|(?:tells|instructs) me to|"
     r"never (?:use|show|print|want)|no (?:more|longer)|don't (?:use|show|print|want|like|include)|not "
     r"(?:use|show|print))\b"
 )
@@ -135,17 +135,17 @@ class _Sentence:
         if CONDITION.search(self.text) or (is_question and not self.is_before):
             return False
         return bool(PERSON.match(self.text.strip())) and all(
-            self._may_be_told(part, takes_numbers=takes_numbers) for part in self.parts
+            self._may_stand(part, takes_numbers=takes_numbers) for part in self.parts
         )
 
-    def _may_be_told(self, part: Left, *, takes_numbers: bool) -> bool:
+    def _may_stand(self, part: Left, *, takes_numbers: bool) -> bool:
         if part.text in _TOOLS:
             return False
         clause = self._find_clause(part.start)
-        is_told = bool(_IDENTITY.search(clause) or PAST.search(clause))
+        is_past = bool(_IDENTITY.search(clause) or PAST.search(clause))
         if part.text.isdigit():
-            return not takes_numbers or is_told or bool(COUNTED.search(clause))
-        return bool(_WORDLIKE.fullmatch(part.text)) and (not changes_meaning(part.text) or is_told)
+            return not takes_numbers or is_past or bool(COUNTED.search(clause))
+        return bool(_WORDLIKE.fullmatch(part.text)) and (not changes_meaning(part.text) or is_past)
 
     def _find_clause(self, place: int) -> str:
         """Return the clause of the sentence that contains a place."""

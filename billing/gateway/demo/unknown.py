@@ -59,7 +59,7 @@ class _Clause:
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What a task leaves of a request, and where the request names the task.
+    """The parts of a request that a task leaves, and the places where the request names the task.
 
     ``parts`` are the parts that no list knows, and ``forbidden`` those that ask for more than the task does. ``needs``
     are the places of the words that name the task, for each of its conditions, and ``parameters`` those of its
@@ -82,13 +82,15 @@ def may_ignore(request: Remainder, others: Sequence[Span] = ()) -> bool:
     text = request.text
     stories = find_stories(text, request.parts, request.needs, takes_numbers=request.takes_numbers)
 
-    def is_told(place: int) -> bool:
+    def is_in_story(place: int) -> bool:
         return any(start <= place < end for start, end in stories)
 
-    left = [part for part in request.parts if not is_told(part.start)]
-    needs = [next((span for span in need if not is_told(span[0])), None) for need in request.needs]
-    cores = [span for span in (*needs, *request.parameters) if span and not is_told(span[0])]
-    if not all(is_told(part.start) for part in request.forbidden):
+    left = [part for part in request.parts if not is_in_story(part.start)]
+    needs = [
+        next((span for span in need if not is_in_story(span[0])), None) for need in request.needs
+    ]
+    cores = [span for span in (*needs, *request.parameters) if span and not is_in_story(span[0])]
+    if not all(is_in_story(part.start) for part in request.forbidden):
         return False
     if any(
         start < part.start + len(part.text) and end > part.start
@@ -240,12 +242,12 @@ def _is_english_talk(clause: _Clause) -> bool:
     is_person = bool(PERSON.match(text))
     if _WISHES.search(text) or (clause.has_core and not is_person):
         return False
-    if not all(_may_be_told(part.text, clause, is_person=is_person) for part in clause.parts):
+    if not all(_may_stand_in_talk(part.text, clause, is_person=is_person) for part in clause.parts):
         return False
     subject = _SUBJECT.match(text)
-    told = subject.groups() if subject else ()
+    words = subject.groups() if subject else ()
     changing = {
-        part.text for part in clause.parts if changes_meaning(part.text) and part.text not in told
+        part.text for part in clause.parts if changes_meaning(part.text) and part.text not in words
     }
     if is_person:
         return not changing - _NEGATIONS or bool(PAST.search(text) and not CONDITION.search(text))
@@ -253,7 +255,7 @@ def _is_english_talk(clause: _Clause) -> bool:
     return not changing and (clause.is_before or not (is_order or text.startswith("but ")))
 
 
-def _may_be_told(word: str, clause: _Clause, *, is_person: bool) -> bool:
+def _may_stand_in_talk(word: str, clause: _Clause, *, is_person: bool) -> bool:
     """Return whether a word or number may stand in talk."""
     if _PLAIN.fullmatch(word):
         return True
