@@ -1,8 +1,8 @@
 """Sentences of a request that only tell what happened or who asks.
 
 "I taught arithmetic for thirty years and never tire of them. Print the primes below 200, please." The first sentence
-may contain any word: it orders nothing and names no condition ("my teacher hates loops" does). Such a sentence comes
-before the one that names the task, or it begins with a person.
+may contain any word: it orders nothing and names no condition ("my teacher hates loops" does). Such a sentence begins
+with a person.
 """
 
 import re

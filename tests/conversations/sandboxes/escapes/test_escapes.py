@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.timeout(1900)  # a whole server and real waits; ``run_world`` ends it earlier
 @pytest.mark.parametrize(("user", "uid"), [("root", 0), ("user", world.ORDINARY_UID)])
 def test_attempts_that_a_plain_process_allows_are_refused_in_a_sandbox(user: str, uid: int) -> None:
     if not support.probe().is_usable:
