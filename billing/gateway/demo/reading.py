@@ -51,8 +51,8 @@ _GLUED = re.compile(
 )
 # A name behind another name, or behind words, with a Chinese preposition between them.
 _GLUED_WITHIN = re.compile(r"(.*[给和跟与把对为及加用到成在存叫进])([A-Za-z0-9_][A-Za-z0-9_./-]*)")
-# Words before a name that no file is called like.
-_VERB = re.compile(
+# Words that stand before a name and are no part of it.
+_BEFORE_NAME = re.compile(
     "(?:的|文件|数据|表格?)$|讲解|解释|说明|介绍|看看|打开|统计|汇总|总结|测试|给我|帮我|显示|读"
 )
 _TRADITIONAL = str.maketrans(
@@ -154,7 +154,7 @@ def _find_glue(name: str) -> int:
     glued = _GLUED.match(name)
     end = glued.end() if glued else 0
     chinese = re.match(r"[\u4e00-\u9fff]+(?=[A-Za-z0-9_])", name[end:])
-    if chinese and (wording.covers_chinese(chinese[0]) or _VERB.search(chinese[0])):
+    if chinese and (wording.covers_chinese(chinese[0]) or _BEFORE_NAME.search(chinese[0])):
         end += chinese.end()
     return end
 

@@ -325,7 +325,7 @@ def _find_forbidden(task: Task, text: str) -> list[wording.Left]:
     patterns += [_TELLS] if task.is_making and not task.may_ask else []
     if task.is_making and "html" not in task.outputs:
         patterns.append(_REPEATS)
-    if task.uses_tools and task.key != "todo":
+    if task.uses_tools and "html" not in task.outputs:
         patterns.append(_FURTHER)
     if task.forbidden and task.uses_tools:
         patterns.append(task.forbidden)
