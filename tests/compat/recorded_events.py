@@ -434,18 +434,24 @@ EVERYTHING = [*MESSAGES, *WORK, *OTHERS, *ODD, *FAR]
 
 def append(conversation, items):
     """Append events in their order: consecutive events of the engine together, as a manager does."""
-    batch = []
-    for item in [*items, None]:
-        if isinstance(item, Engine):
-            batch.append(item.raw)
-            continue
-        if batch:
-            _ingest(conversation, batch)
-            batch = []
-        if isinstance(item, Message):
-            _post(conversation, item)
-        elif item is not None:
-            _append_own(conversation, item)
+    for batch in batches(items):
+        if isinstance(batch[0], Engine):
+            _ingest(conversation, [item.raw for item in batch])
+        elif isinstance(batch[0], Message):
+            _post(conversation, batch[0])
+        else:
+            _append_own(conversation, batch[0])
+
+
+def batches(items):
+    """Return lists of the events that are appended in one transaction."""
+    found = []
+    for item in items:
+        if found and isinstance(item, Engine) and isinstance(found[-1][0], Engine):
+            found[-1].append(item)
+        else:
+            found.append([item])
+    return found
 
 
 def _ingest(conversation, batch):

@@ -182,15 +182,29 @@ def is_state(item):
     return isinstance(item, log.Engine) and b'"execution_status"' in item.raw
 
 
+def is_usage(item):
+    return isinstance(item, log.Engine) and b'"usage_to_metrics"' in item.raw
+
+
 def test_live_events_in_batches(recorder, conversation, alice):
     row = conversation()
     open_all(recorder, row, alice)
 
     for name in ("MESSAGES", "WORK", "OTHERS", "ODD", "FAR"):
-        log.append(row, getattr(log, name))
-        recorder.collect(name)
+        append_in_batches(recorder, row, getattr(log, name), name)
 
     recorder.finish()
+
+
+def append_in_batches(recorder, row, items, step):
+    """Append events batch by batch. The next batch is appended when the frames of the last batch have arrived.
+
+    If the hub reads two batches at once, the sockets receive fewer changes of the record, and a full state shows the
+    record after the second batch.
+    """
+    for number, batch in enumerate(log.batches(items)):
+        log.append(row, batch)
+        recorder.collect(f"{step} {number + 1}")
 
 
 def test_sockets_of_one_conversation_with_different_cursors(recorder, conversation, alice):
@@ -202,8 +216,7 @@ def test_sockets_of_one_conversation_with_different_cursors(recorder, conversati
     recorder.open_v1("v1", row, alice)
     recorder.collect("replay")
     late = [log.observation(f"late-{place}", place, "TerminalObservation") for place in places]
-    log.append(row, [*late, *log.OTHERS])
-    recorder.collect("new events")
+    append_in_batches(recorder, row, [*late, *log.OTHERS], "new events")
     log.append(row, log.FAR)
     recorder.collect("far events")
 
@@ -214,8 +227,7 @@ def test_socket_that_joins_after_live_events(recorder, conversation, alice):
     row = conversation(log.MESSAGES)
     recorder.open_v0("first", row, alice)
     recorder.collect("join")
-    log.append(row, log.WORK)
-    recorder.collect("work")
+    append_in_batches(recorder, row, log.WORK, "work")
 
     # The first of them reads events from the memory of the process.
     row.refresh_from_db()
@@ -223,15 +235,15 @@ def test_socket_that_joins_after_live_events(recorder, conversation, alice):
     recorder.open_v0("before the work", row, alice, latest_event_id=log.find_seq(row, "typed"))
     recorder.open_v1("v1", row, alice, resend_all="1")
     recorder.collect("late join", "in the work", "before the work", "v1")
-    log.append(row, log.OTHERS)
-    recorder.collect("others")
+    append_in_batches(recorder, row, log.OTHERS, "others")
 
     recorder.finish()
 
 
+@pytest.mark.slow
 def test_sockets_that_join_while_events_flow(recorder, conversation, alice):
     row = conversation(log.MESSAGES)
-    flow = [item for item in [*log.WORK, *log.ODD] if not is_state(item)]
+    flow = [item for item in [*log.WORK, *log.ODD] if not is_state(item) and not is_usage(item)]
     recorder.open_v0("v0 first", row, alice)
     recorder.open_v1("v1 first", row, alice, resend_all="true")
 
