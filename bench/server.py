@@ -1,7 +1,8 @@
 """The measured server in a separate process: this project's application and three references on the same uvicorn.
 
-``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` is python-socketio that emits to a room, and ``/consumer`` is a
-Channels consumer that receives events from the channel layer. uvicorn has the options of ``run_web``.
+``/bare`` is a broadcaster in plain ASGI, ``/socket.io`` without a conversation is python-socketio that emits to a room,
+and ``/consumer`` is a Channels consumer that receives events from the channel layer. uvicorn has the options of
+``run_web``.
 """
 
 import asyncio
@@ -122,7 +123,9 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
     async def route(scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
         fixed = {"/bare": bare, "/consumer": consumer}
-        selected = fixed.get(path, peer if path.startswith("/socket.io") else application)
+        # Only sockets of this project name a conversation.
+        is_peer = path.startswith("/socket.io") and b"conversation_id" not in scope["query_string"]
+        selected = fixed.get(path, peer if is_peer else application)
         await selected(scope, receive, send)
 
     async def run() -> None:

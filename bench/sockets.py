@@ -15,6 +15,11 @@ HANDSHAKE = (
 )
 
 
+ENGINE_PING = ord("2")
+PING, PONG = 0x89, 0x8A
+"""The first bytes of WebSocket's pings and pongs."""
+
+
 class Crowd:
     """A process with one socket per path in ``paths``. It counts the frames whose text begins with ``mark``.
 
@@ -154,13 +159,17 @@ def _poll(
         if not piece:
             raise ConnectionError("a socket was closed")
         client.buffer += piece
-        client.count += _take(client.buffer, mark)
+        client.count += _take(client, mark)
         moved.append((client, before))
     return moved
 
 
-def _take(buffer: bytearray, mark: bytes) -> int:
-    """Remove the complete frames from the buffer. Return how many of their texts begin with the mark."""
+def _take(client: _Client, mark: bytes) -> int:
+    """Remove the complete frames from the client's buffer. Return how many of their texts begin with the mark.
+
+    Answer the pings of Engine.IO (the text 2) and of WebSocket, without which a server closes the socket.
+    """
+    buffer = client.buffer
     at, count, size = 0, 0, len(buffer)
     while size - at >= 2:
         length, head = buffer[at + 1] & 127, 2
@@ -175,6 +184,11 @@ def _take(buffer: bytearray, mark: bytes) -> int:
         if size - at - head < length:
             break
         count += buffer.startswith(mark, at + head)
+        if length == 1 and buffer[at + head] == ENGINE_PING:
+            client.link.sendall(_masked(b"3"))
+        elif buffer[at] == PING:
+            pong = _masked(bytes(buffer[at + head : at + head + length]))
+            client.link.sendall(bytes((PONG,)) + pong[1:])
         at += head + length
     del buffer[:at]
     return count

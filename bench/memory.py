@@ -1,0 +1,83 @@
+"""The benchmark of the memory of a web process while 10,000 events go to a hundred sockets, and after they have left.
+
+A protocol is measured on a server of its own. Its memory is sampled after each 1,000 events. A protocol that needs more
+than ``MOST_SECONDS`` for 1,000 events, or ``MOST_MEGABYTES`` in all, is not measured further.
+"""
+
+import time
+from typing import Any
+
+from bench import logs, report
+from bench.protocols import ALL, NATIVE, Protocol, append
+from bench.server import Server
+from bench.sockets import Crowd
+
+SOCKETS = 100
+SAMPLES = 10
+STEP = 1_000
+BATCH = 50
+MOST_SECONDS = 60.0
+MOST_MEGABYTES = 1_500.0
+LEAVE_SECONDS = 5.0
+
+
+def run() -> list[dict[str, Any]]:
+    """Return the megabytes that the process has grown, compared with the native socket."""
+    figures = []
+    reference: list[float] = []
+    for protocol in (NATIVE, *(each for each in ALL if each is not NATIVE)):
+        grown, left, events = _grown(protocol)
+        reference = reference or [grown[-1], left]
+        name = f"{protocol.name}, {SOCKETS} sockets"
+        figures += [
+            report.figure(
+                "memory",
+                f"{name}, after {events:,} events",
+                grown[-1],
+                reference[0],
+                unit="MB",
+                reach="flat",
+                samples=grown,
+            ),
+            report.figure(
+                "memory", f"{name}, after they left", left, reference[1], unit="MB", reach="back"
+            ),
+        ]
+    return figures
+
+
+def _grown(protocol: Protocol) -> tuple[list[float], float, int]:
+    """Return the growth after each sample and after the sockets have left, in megabytes, and the number of events.
+
+    The growth counts from the memory with all sockets open and before the first event.
+    """
+    user, header = logs.user_with_key()
+    pk = logs.conversation(user).pk
+    server = Server()
+    crowd = Crowd(
+        server.port,
+        [protocol.path_of(pk, header)] * SOCKETS,
+        protocol.mark,
+        headers=header if protocol is NATIVE else "",
+        hello=protocol.hello,
+    )
+    grown: list[float] = []
+    try:
+        crowd.ready()
+        time.sleep(1.0)
+        base = server.ask("memory")
+        for sample in range(SAMPLES):
+            crowd.expect(STEP)
+            started = time.perf_counter()
+            for first in range(sample * STEP, (sample + 1) * STEP, BATCH):
+                append(pk, first, BATCH)
+            crowd.counted(300)
+            grown.append(round((server.ask("memory") - base) / 1e6, 1))
+            if time.perf_counter() - started > MOST_SECONDS or grown[-1] > MOST_MEGABYTES:
+                break
+        crowd.close()
+        time.sleep(LEAVE_SECONDS)
+        return grown, round((server.ask("memory") - base) / 1e6, 1), len(grown) * STEP
+    finally:
+        crowd.close()
+        server.close()
