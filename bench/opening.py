@@ -128,12 +128,14 @@ def _idle(pid: int) -> dict[str, float]:
     connection.close()
     time.sleep(SETTLE_SECONDS)
     groups = {"web": [pid], "postgres": _postgres(), "redis": [_redis()]}
-    before = {name: _cpu_of(*pids) for name, pids in groups.items()}
+    before = {pid: _cpu_of(pid) for pids in groups.values() for pid in pids}
     started = time.perf_counter()
     time.sleep(IDLE_SECONDS)
     elapsed = time.perf_counter() - started
+    # A process that ended meanwhile, such as PostgreSQL's of a closed connection, counts as idle.
+    used = {pid: max(0.0, _cpu_of(pid) - earlier) for pid, earlier in before.items()}
     return {
-        name: round((_cpu_of(*pids) - before[name]) / elapsed, 4) for name, pids in groups.items()
+        name: round(sum(used[pid] for pid in pids) / elapsed, 4) for name, pids in groups.items()
     }
 
 
@@ -152,16 +154,13 @@ def _redis() -> int:
         return int(client.info("server")["process_id"])
 
 
-def _cpu_of(*pids: int) -> float:
-    """Return the CPU seconds of the processes that still exist."""
-    total = 0.0
-    for pid in pids:
-        try:
-            times = psutil.Process(pid).cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
+def _cpu_of(pid: int) -> float:
+    """Return the CPU seconds of a process, or 0 if it has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
 
 
 def _transactions() -> int:
