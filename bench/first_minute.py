@@ -48,7 +48,7 @@ def run() -> list[dict[str, Any]]:
     ]
 
 
-def _environment(**extra: str) -> dict[str, str]:
+def server_environment(**extra: str) -> dict[str, str]:
     """Return the environment without the settings of the other benchmarks, and with compiled modules."""
     names = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in names if name in os.environ} | extra
@@ -68,7 +68,7 @@ def _start(folder: str, **extra: str) -> float:
     command += ["--data-dir", folder, "--port", str(port)]
     began = time.perf_counter()
     with subprocess.Popen(
-        command, env=_environment(**extra), stdout=subprocess.PIPE, text=True
+        command, env=server_environment(**extra), stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
