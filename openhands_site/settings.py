@@ -309,7 +309,7 @@ REDIS_SHARDS: list[str] = env.redis_urls("REDIS_SHARDS", [REDIS_URL])
 """Redis servers for wake-ups. The name of a group selects the server, so all processes need the same ordered list."""
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "BACKEND": "lib.channel_layer.ChannelLayer",
         "CONFIG": {"hosts": REDIS_SHARDS, "prefix": "oh"},
     }
 }
