@@ -17,6 +17,17 @@ URGENT = "urgent"
 LONG = "long"
 """The queue of jobs that may wait minutes for an engine. A waiting job uses a thread and no database connection."""
 
+_HASTEN = """
+WITH hastened AS (
+    UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE lock = %s AND status = 'todo' RETURNING id, queue_name
+)
+SELECT pg_notify(
+    'procrastinate_queue_v1#' || queue_name, json_build_object('type', 'job_inserted', 'job_id', id)::text
+)
+FROM hastened
+"""
+"""Remove the delay of jobs and wake the workers, which procrastinate itself does only for new jobs."""
+
 
 def is_queued(subject: str, conversation_id: UUID) -> bool:
     """Return whether a job with the lock ``<subject>:<conversation_id>`` waits or runs.
@@ -51,10 +62,7 @@ def hasten_start(conversation_id: UUID) -> None:
     """Run the scheduled jobs that start, stop or destroy the conversation's sandbox now, without their delay."""
     # The package has no function for this, and its model is read-only.
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE lock = %s AND status = 'todo'",
-            [f"start:{conversation_id}"],
-        )
+        cursor.execute(_HASTEN, [f"start:{conversation_id}"])
 
 
 def stop_sandbox(conversation_id: UUID) -> None:
@@ -121,3 +129,11 @@ def send_confirmation_settings(conversation_id: UUID) -> None:
         "conversations.tasks.carry_confirmation", queue=LONG, lock=f"confirmation:{conversation_id}"
     )
     job.defer(conversation_id=str(conversation_id))
+
+
+async def retry_stalled_jobs() -> None:
+    """Queue a job that retries the jobs of dead workers. Raise ``AlreadyEnqueued`` if one is waiting."""
+    job = app.configure_task(
+        "conversations.tasks.retry_stalled_jobs", queueing_lock="retry_stalled_jobs"
+    )
+    await job.defer_async()

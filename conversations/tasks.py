@@ -115,10 +115,12 @@ def requeue_lost_work(timestamp: int) -> None:
     services.requeue_lost_work()
 
 
-@app.periodic(cron="* * * * * */2")
 @app.task(name="conversations.tasks.retry_stalled_jobs", queueing_lock="retry_stalled_jobs")
-async def retry_stalled_jobs(timestamp: int) -> None:
-    """Retry the jobs of killed workers. Every task of this server is safe to repeat."""
+async def retry_stalled_jobs(timestamp: int = 0) -> None:
+    """Retry the jobs of killed workers. Every task of this server is safe to repeat.
+
+    Workers queue this task when they find such jobs. ``timestamp`` is an argument of the previous release.
+    """
     manager = app.job_manager
     for job in await manager.get_stalled_jobs(
         seconds_since_heartbeat=settings.WORKER_STALLED_SECONDS

@@ -29,8 +29,6 @@ POSTPONE_SECONDS = 1.0
 """The shortest delay of a job whose organization or user occupies its whole share of the queue."""
 SPACING_SECONDS = 0.25
 """The time between two postponed jobs of an owner. So an owner with hundreds of jobs does not keep workers busy."""
-POLL_SECONDS = {URGENT: 0.5, DEFAULT: 1.0, LONG: 1.0}
-"""The seconds between two looks for jobs that were scheduled for later, such as retries. New jobs are announced."""
 _OWNERS_CACHED = 10_000
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 from procrastinate.contrib.django import app
-from procrastinate.contrib.django.django_connector import DjangoConnector
 from procrastinate.job_context import JobContext
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.worker import Worker
@@ -17,7 +16,8 @@ from conversations.queue import DEFAULT
 from lib import nodes, open_files
 from lib.commands import seconds
 from lib.reachability import wait_for_database
-from openhands_site.operating.job_queues import POLL_SECONDS, Shares, list_queues
+from openhands_site.operating.job_queues import Shares, list_queues
+from openhands_site.operating.job_workers import JobWorkers, make_connector
 
 EXIT_SECONDS = 2.0
 """The time after the grace period until the process ends even if threads still wait for engines."""
@@ -44,8 +44,7 @@ class Command(BaseCommand):
         open_files.prepare("worker")
         wait_for_database("worker")
         self.running = self.done = 0
-        assert isinstance(app.connector, DjangoConnector)
-        with app.replace_connector(app.connector.get_worker_connector()):
+        with app.replace_connector(make_connector()):
             asyncio.run(self._run(grace))
 
     async def _run(self, grace: float) -> None:
@@ -60,20 +59,16 @@ class Command(BaseCommand):
         threads = ThreadPoolExecutor(sum(queue.slots for queue in queues) + 4, "job")
         loop.set_default_executor(threads)
         self.shares = [Shares(queue) for queue in queues]
-        workers = [
-            asyncio.create_task(
-                app.run_worker_async(
-                    name=queue.name,
-                    queues=[queue.name, *(["builtin"] if queue.name == DEFAULT else [])],
-                    concurrency=queue.slots,
-                    fetch_job_polling_interval=POLL_SECONDS[queue.name],
-                    shutdown_graceful_timeout=grace,
-                    install_signal_handlers=False,
-                    worker_middleware=[shares, self._count],
-                )
+        group = JobWorkers(app)
+        for queue, shares in zip(queues, self.shares, strict=True):
+            group.add(
+                queue,
+                [queue.name, *(["builtin"] if queue.name == DEFAULT else [])],
+                shutdown_graceful_timeout=grace,
+                install_signal_handlers=False,
+                worker_middleware=[shares, self._count],
             )
-            for queue, shares in zip(queues, self.shares, strict=True)
-        ]
+        workers = [asyncio.create_task(worker.work()) for worker in group.workers]
         with nodes.announce("worker", load=self._figures) as node:
 
             def cancel_workers() -> None:
