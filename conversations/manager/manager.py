@@ -26,6 +26,10 @@ from lib.threads import DatabaseThreads
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CLAIM_SECONDS = 1.0
+IDLE_CLAIM_SECONDS = 30.0
+"""The pause between claims while there is nothing to claim. A nudge or the keeper, which looks for work, ends it."""
+LOOK_SECONDS = 2.0
+"""The longest pause between two looks of the keeper for work."""
 CLAIM_BATCH = 100
 """The largest number of conversations in one claim, so that engine sockets are opened in portions."""
 STARVED_SECONDS = 3.0
@@ -57,7 +61,8 @@ class Manager:
         self.unclaimed = 0
         self.handed_over = 0
         self.keeper = Keeper(self)
-        self._woken = asyncio.Event()
+        self.woken = asyncio.Event()
+        """Set this to claim conversations now."""
         self._free_since: float | None = None
         self._overloaded_rounds = 0
         self._database = DatabaseThreads("manager-db", DATABASE_THREADS, keep_connections=True)
@@ -119,19 +124,25 @@ class Manager:
 
     async def _keep_claiming(self) -> None:
         while True:
-            self._woken.clear()
+            self.woken.clear()
             try:
                 await self._claim()
             except Exception:
                 log.exception("claiming conversations failed; retrying")
                 await asyncio.sleep(CLAIM_SECONDS)
             with contextlib.suppress(TimeoutError):
-                # Jitter, so that managers do not claim at the same moment.
-                async with asyncio.timeout(CLAIM_SECONDS * random.uniform(0.6, 1)):  # noqa: S311
-                    await self._woken.wait()
+                async with asyncio.timeout(self._claim_pause()):
+                    await self.woken.wait()
+
+    def _claim_pause(self) -> float:
+        """Return the seconds until the next claim. Other managers may die, so then the pause is short."""
+        if not (self.keeper.has_others or self.keeper.has_free or self.unclaimed):
+            return IDLE_CLAIM_SECONDS
+        # Jitter, so that managers do not claim at the same moment.
+        return CLAIM_SECONDS * random.uniform(0.6, 1)  # noqa: S311
 
     async def _receive_nudges(self) -> None:
-        """Claim immediately after a nudge. While Redis is unreachable, the periodic claim finds the conversations."""
+        """Claim immediately after a nudge. While Redis is unreachable, the keeper finds the conversations."""
         layer: Any = get_channel_layer()
         channel = ""
         while True:
@@ -140,7 +151,7 @@ class Manager:
                     channel = await layer.new_channel("manager")
                     await layer.group_add(bus.MANAGERS, channel)
                 if isinstance(bus.decode(await layer.receive(channel)), bus.ManagerWake):
-                    self._woken.set()
+                    self.woken.set()
             except Exception:  # noqa: BLE001 - any failure of Redis: reconnect
                 channel = ""
                 await asyncio.sleep(2)
@@ -168,7 +179,7 @@ class Manager:
             self._follow(claim)
         # The batch is full, so there may be more conversations to claim.
         if len(claims) == CLAIM_BATCH:
-            self._woken.set()
+            self.woken.set()
 
     def _count_claimable(self, census: services.Census) -> int:
         """Return how many conversations to claim now: up to the share, or up to the capacity if nobody claims them."""
@@ -212,6 +223,9 @@ class Manager:
 
         One round is not enough, because the counts of other managers lag by up to two seconds (ADR 15).
         """
+        if not (self.followers and self.keeper.has_others):
+            self._overloaded_rounds = 0
+            return
         census = await self.in_database(services.take_census, capacity=self.capacity)
         # Tolerate a tenth above the share, so that conversations do not move back and forth.
         excess = len(self.followers) - census.share - census.share // 10
@@ -278,19 +292,23 @@ class Manager:
         await self.in_database(services.extend_gateway_tokens, owner=self.owner)
 
     async def _collect_egress(self) -> None:
-        """Store the new network decisions of the followed conversations, with one query if there are none."""
-        await self.at_engine(services.collect_egress, conversation_ids=list(self.followers))
+        """Store the new network decisions of the followed conversations and of sandboxes that are starting."""
+        if self.followers or self.keeper.has_starting:
+            await self.at_engine(services.collect_egress, conversation_ids=list(self.followers))
 
 
 class Keeper:
     """The thread that renews a manager's leases. It has its own database connection, so no other work delays it.
 
     The thread renews leases only while the manager's event loop runs: a manager that hangs must lose its conversations.
+    The statement that renews also looks for work, so that an idle manager sends no other query.
     """
 
     def __init__(self, manager: Manager) -> None:
         self.manager = manager
         self.is_registered = False
+        self.has_others = self.has_free = self.has_starting = False
+        """What the last renewal found; see ``services.Renewal``."""
         self._loop_ran_at = time.monotonic()
         self._trusted_from = 0.0
         self._stopping = threading.Event()
@@ -319,7 +337,7 @@ class Keeper:
             while not self._stopping.is_set():
                 started = time.monotonic()
                 self._renew()
-                pause = settings.LEASE_SECONDS / 3
+                pause = min(settings.LEASE_SECONDS / 3, LOOK_SECONDS)
                 self._stopping.wait(max(0.1, pause - (time.monotonic() - started)))
         finally:
             connection.close()
@@ -331,7 +349,7 @@ class Keeper:
             log.error("the manager's event loop hangs, so its leases are not renewed")
             return
         try:
-            was_registered = services.renew_manager(
+            renewal = services.renew_manager(
                 owner=self.manager.owner,
                 capacity=self.manager.capacity,
                 followed=len(self.manager.followers),
@@ -344,12 +362,21 @@ class Keeper:
         # If this renewal was slow, other managers may have failed to renew their leases.
         if time.monotonic() - started > settings.LEASE_SECONDS / 2:
             self._distrust()
-        if self.is_registered and not was_registered:
+        if self.is_registered and not renewal.was_registered:
             log.warning(
                 "other managers declared this manager dead; its conversations were taken over"
             )
             self._call_in_loop(self.manager.lose_all)
+        self._note(renewal)
+
+    def _note(self, renewal: services.Renewal) -> None:
+        """Keep what a renewal has found. Claim now if the manager was just registered, or has to claim more often."""
+        before = (self.is_registered, self.has_others, self.has_free)
+        self.has_starting = renewal.has_starting
         self.is_registered = True
+        self.has_others, self.has_free = renewal.has_others, renewal.has_free
+        if before != (True, renewal.has_others, renewal.has_free):
+            self._call_in_loop(self.manager.woken.set)
 
     def _distrust(self) -> None:
         # One and a half lease periods give every manager time to renew after an outage.

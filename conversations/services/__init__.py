@@ -59,6 +59,7 @@ from conversations.services.keys import authenticate_conversation_key, conversat
 from conversations.services.leases import (
     Census,
     Claim,
+    Renewal,
     claim_conversations,
     extend_gateway_tokens,
     fair_share,
@@ -172,6 +173,7 @@ __all__ = [
     "PublishedElsewhere",
     "PublishedTooMuch",
     "Reach",
+    "Renewal",
     "RunTooLong",
     "SandboxNotRunning",
     "SandboxSilent",

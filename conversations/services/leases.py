@@ -28,7 +28,11 @@ INSERT INTO conversations_livemanager (owner, capacity, followed, started_at, ex
 VALUES (%(owner)s, %(capacity)s, %(followed)s, now(), now() + %(lease)s)
 ON CONFLICT (owner) DO UPDATE SET
     capacity = excluded.capacity, followed = excluded.followed, expires_at = excluded.expires_at
-RETURNING xmax <> 0
+RETURNING
+    xmax <> 0,
+    EXISTS (SELECT FROM conversations_livemanager AS other WHERE other.owner <> %(owner)s),
+    EXISTS (SELECT FROM conversations_lease WHERE is_wanted AND owner = ''),
+    EXISTS (SELECT FROM conversations_sandbox WHERE observed = 'starting')
 """
 # Skip locked rows, so that managers that claim at the same time get different leases without waiting.
 _CLAIM = """
@@ -58,6 +62,20 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a manager learns when it renews its registration."""
+
+    was_registered: bool
+    """Whether the manager was registered before. If not, but it registered earlier, it has lost all of its leases."""
+    has_others: bool
+    """Whether other managers are registered, live or expired."""
+    has_free: bool
+    """Whether a conversation has a running engine and no manager."""
+    has_starting: bool
+    """Whether a sandbox is starting."""
+
+
+@dataclass(frozen=True, slots=True)
 class Census:
     """The numbers of live managers, followed conversations and free conversations, and a manager's fair share."""
 
@@ -72,11 +90,10 @@ def fair_share(*, total: int, capacity: int, all_capacity: int) -> int:
     return min(capacity, math.ceil(total * capacity / max(all_capacity, capacity, 1)))
 
 
-def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
+def renew_manager(*, owner: str, capacity: int, followed: int) -> Renewal:
     """Register a manager for ``LEASE_SECONDS``, or extend its registration, which also extends all of its leases.
 
-    Return whether the manager was registered before the call. If a manager that registered earlier gets False, its
-    registration has expired and it has lost all of its leases.
+    The result also says whether there is work for the manager, so that an idle manager needs no other query.
     """
     lease = timedelta(seconds=settings.LEASE_SECONDS)
     values: dict[str, Any] = {
@@ -87,7 +104,7 @@ def renew_manager(*, owner: str, capacity: int, followed: int) -> bool:
     }
     with connection.cursor() as cursor:
         cursor.execute(_RENEW, values)
-        return bool(cursor.fetchone()[0])
+        return Renewal(*cursor.fetchone())
 
 
 def take_census(*, capacity: int) -> Census:

@@ -94,7 +94,7 @@ class TestTakeover:
         claim("a")
         expire_manager("a")
 
-        assert services.renew_manager(owner="a", capacity=100, followed=1)
+        assert services.renew_manager(owner="a", capacity=100, followed=1).was_registered
 
         assert services.free_expired_leases(owner="b") == 0
         assert services.list_leases(owner="a") == {unclaimed.pk: 1}
@@ -104,7 +104,7 @@ class TestTakeover:
         expire_manager("a")
         assert services.free_expired_leases(owner="b") == 1
 
-        assert not services.renew_manager(owner="a", capacity=100, followed=1)
+        assert not services.renew_manager(owner="a", capacity=100, followed=1).was_registered
 
     def test_leases_of_an_unknown_owner_are_freed(self, unclaimed):
         Lease.objects.update(owner="unknown")
