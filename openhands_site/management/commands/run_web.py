@@ -1,7 +1,9 @@
 """The ``run_web`` command: a process of the ``web`` role, which serves HTTP and WebSockets."""
 
 import asyncio
+import contextlib
 import socket
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -19,6 +21,8 @@ SOCKET_MESSAGE_BYTES = 4_194_304
 """The maximum size of a WebSocket message from a client."""
 DRAIN_SECONDS = 10
 """How long running requests may take to finish after SIGTERM."""
+TICK_SECONDS = 1.0
+"""How often the header ``Date`` of responses is renewed."""
 ACCEPTED_SECONDS = 0.5
 """How long a connection that was accepted just before SIGTERM has to send its first request."""
 
@@ -79,10 +83,16 @@ class Command(BaseCommand):
 class Server(uvicorn.Server):
     """A uvicorn server that, when it stops, still serves the connections accepted shortly before.
 
-    uvicorn itself closes a connection whose first request has not arrived yet.
+    uvicorn itself closes a connection whose first request has not arrived yet. It also wakes ten times a second to see
+    whether a signal has arrived; this server waits for the signal.
     """
 
     node: nodes.Announcement
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._has_signal = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def load_figures(self) -> dict[str, float]:
         """Return the numbers of open sockets, connections and running requests, for the list of nodes."""
@@ -95,6 +105,20 @@ class Server(uvicorn.Server):
         """Start listening, then exclude all objects that exist now from garbage collection."""
         await super().startup(sockets)
         freeze_loaded()  # uvicorn has loaded the application by now
+
+    async def main_loop(self) -> None:
+        """Return after a signal. Until then, renew the time in the header ``Date`` of responses each second."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._has_signal.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop, as uvicorn does, and wake the main loop. Called by the signal handler of the main thread."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._has_signal.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, serve the connections that were accepted shortly before, then shut down."""
