@@ -103,6 +103,8 @@ def fork(
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
         _replace_files(writing, {*keep})
         # First the title: it overwrites the memory that shows the parent's environment in /proc/PID/environ.
         setproctitle(title)

@@ -11,6 +11,7 @@ import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ BACKOFF_SECONDS = (1, 2, 5, 10, 30)
 """The seconds before the first, second and later restarts of a role that exits again and again."""
 STEADY_SECONDS = 60
 """A role that has run for longer than this is restarted after the first delay again."""
+REAP_SECONDS = 60
+"""The longest pause between two collections of adopted children that have ended."""
 LINE_BYTES = 64 * 1024
 """A longer line of output is printed in parts."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
@@ -119,6 +122,7 @@ class Supervisor:
         self.record = record
         self.interrupts = 0
         self._last_interrupt = self._reaped_at = 0.0
+        self._child_ended = False
         self._selector = selectors.DefaultSelector()
         processes.adopt_orphans()
 
@@ -127,9 +131,22 @@ class Supervisor:
         return self.interrupts > 0
 
     def watch_signals(self) -> None:
-        """Request a stop on Ctrl-C, SIGTERM and SIGHUP. After a second Ctrl-C, kill the roles without waiting."""
+        """Request a stop on Ctrl-C, SIGTERM and SIGHUP. After a second Ctrl-C, kill the roles without waiting.
+
+        From now on, these signals and the end of a child also end the pause of ``turn``.
+        """
+        self._waking, waker = socket.socketpair()
+        for end in (self._waking, waker):
+            end.setblocking(False)
+        self._waker = waker  # open as long as signals are written to it
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._waking, selectors.EVENT_READ)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._interrupt)
+        signal.signal(signal.SIGCHLD, self._note_end)
+
+    def _note_end(self, number: int, frame: FrameType | None) -> None:
+        self._child_ended = True
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -139,17 +156,23 @@ class Supervisor:
             self._last_interrupt = now
 
     def turn(self, seconds: float = 0.2) -> None:
-        """Start the roles that are due, forward output for up to ``seconds``, and handle the roles that have exited."""
+        """Start the roles that are due, forward output for up to ``seconds``, and handle the roles that have exited.
+
+        Return earlier if there was output or a signal.
+        """
         for role in self.roles:
             due = role.start_again_at is not None and time.monotonic() >= role.start_again_at
             if role.process is None and due and not role.waits and not self.stop_requested:
                 self._start(role)
-        self._read(seconds)
+        starts = [
+            r.start_again_at for r in self.roles if r.start_again_at is not None and not r.waits
+        ]
+        self._read(max(0.0, min([seconds, *(at - time.monotonic() for at in starts)])))
         for role in self.roles:
             if role.process is not None and role.process.poll() is not None:
                 self._exited(role)
-        if time.monotonic() - self._reaped_at > 5:
-            self._reaped_at = time.monotonic()
+        if self._child_ended or time.monotonic() - self._reaped_at > REAP_SECONDS:
+            self._child_ended, self._reaped_at = False, time.monotonic()
             processes.reap_orphans({r.process.pid for r in self.roles if r.process})
 
     def release(self) -> None:
@@ -266,7 +289,9 @@ class Supervisor:
             time.sleep(seconds)
             return
         for key, _ in self._selector.select(seconds):
-            if self._pump(key.data) == 0:  # the role closed its output; ``turn`` handles its exit
+            if key.data is None:
+                self._waking.recv(4_096)
+            elif self._pump(key.data) == 0:  # the role closed its output; ``turn`` handles its exit
                 self._selector.unregister(key.fileobj)
 
     def _pump(self, role: ProcessRole) -> int:

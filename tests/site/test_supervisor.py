@@ -1,11 +1,15 @@
 """The supervisor of ``quickstart``: which roles it starts when, and how."""
 
+import json
 import os
+import subprocess
 import sys
+import textwrap
 
 import pytest
 
 from openhands_site.operating.supervisor import ProcessRole, Supervisor
+from tests.prepare import ROOT
 from tests.waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import os, time; print(os.nice(0), flush=True); time.sleep(60)"]
@@ -74,3 +78,76 @@ def test_role_is_forked_once_and_then_started_by_its_command(start, monkeypatch)
 
     wait_until(turn, "three starts")
     assert forked == [" ".join(role.command)]
+
+
+WAIT = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+from openhands_site.operating import supervisor
+
+code = "import time; time.sleep(60)"
+role = supervisor.ProcessRole("role", [sys.executable, "-c", code])
+runner = supervisor.Supervisor(
+    [role], environment=dict(os.environ), say=lambda *_: None, record=Path(sys.argv[1], "running.json")
+)
+runner.watch_signals()
+runner.turn(0.1)
+
+def pause(cause):
+    cause()
+    began = time.monotonic()
+    runner.turn(20)
+    return time.monotonic() - began
+
+# A child that is no role, and has no output that the supervisor reads.
+service = lambda: subprocess.Popen(["sleep", "0.3"])
+ended = pause(service)
+quiet = time.monotonic()
+runner.turn(0.5)
+quiet = time.monotonic() - quiet
+subprocess.Popen(["sh", "-c", "sleep 0.3; kill -TERM " + str(os.getpid())])
+stopped = time.monotonic()
+while not runner.stop_requested and time.monotonic() - stopped < 20:
+    runner.turn(20)
+stopped = time.monotonic() - stopped
+runner.interrupts = 2
+runner.stop()
+print(json.dumps([ended, quiet, stopped]))
+"""
+
+
+def test_pause_ends_with_the_end_of_a_child_and_with_a_signal(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WAIT, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    ended, quiet, stopped = json.loads(done.stdout)
+    assert 0.2 < ended < 5
+    assert 0.4 < quiet < 5
+    assert 0.2 < stopped < 5
+
+
+def test_forked_child_does_not_wake_its_parent(tmp_path):
+    script = """
+        runner.watch_signals()
+        child = forking.fork(report, title="a title", environment={})
+        print(child.stdout.read().decode())
+    """
+    begin = WAIT.split("runner.watch_signals()", maxsplit=1)[0]
+    report = "from openhands_site.operating import forking\n" + textwrap.dedent("""
+        def report():
+            print(signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, signal.set_wakeup_fd(-1))
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", begin + report + textwrap.dedent(script), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "True -1"

@@ -24,7 +24,9 @@ from openhands_site.operating.quickstart import data_folder, migrating, ports, r
 from openhands_site.operating.quickstart.environment import Environment, is_set
 
 CHECK_SECONDS = 0.3
-"""Seconds between two checks of the services."""
+"""Seconds between two attempts to start a service again."""
+WATCH_SECONDS = 60.0
+"""Seconds between two checks of the running processes. The end of one is noticed at once, by a signal."""
 TURN_SECONDS = 0.05
 """Seconds between two checks of the roles until the server is ready."""
 
@@ -197,30 +199,35 @@ class Quickstart:
             record=self.folder / "running.json",
         )
         runner.watch_signals()
-        is_ready, checked_at = False, 0.0
+        is_ready, pause = False, TURN_SECONDS
         try:
-            while not runner.stop_requested:
-                runner.turn(CHECK_SECONDS if is_ready else TURN_SECONDS)
+            while True:
+                runner.turn(pause)
                 gc.enable()
-                if time.monotonic() - checked_at > CHECK_SECONDS and not runner.stop_requested:
-                    checked_at = time.monotonic()
-                    self._restart_services()
-                if not is_ready and not runner.stop_requested and self._is_ready(runner):
+                if runner.stop_requested:
+                    break
+                is_complete = self._restart_services()
+                if not is_ready and self._is_ready(runner):
                     is_ready = True
                     self._print_ready(runner, link)
+                if is_ready:
+                    pause = WATCH_SECONDS if is_complete else CHECK_SECONDS
         finally:
             self.console.say("\nStopping …")
             self._stop(runner)
 
-    def _restart_services(self) -> None:
+    def _restart_services(self) -> bool:
+        """Start the services that have stopped. Return whether all of them run."""
         if self.services is None:
-            return
+            return True
         try:
             for name in self.services.restart_stopped():
                 self.console.role("services", f"{name} stopped unexpectedly and was restarted")
         except CannotStart as error:
             self.console.role("services", str(error))
             time.sleep(1)
+            return False
+        return True
 
     def _is_ready(self, runner: supervisor.Supervisor) -> bool:
         return ready.is_ready(runner, host=self.host, port=self.port, grpc_port=self.grpc_port)
