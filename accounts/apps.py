@@ -7,5 +7,4 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts.api import schemes  # noqa: F401 - importing it registers the authentication schemes with drf-spectacular
         from accounts.sign_in import audit_log  # noqa: F401 - importing it connects the receiver of failed sign-ins

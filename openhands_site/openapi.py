@@ -17,6 +17,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+# Importing the schemes registers them with drf-spectacular. Not in an app's ``ready``, because drf-spectacular loads
+# 240 modules that a worker and a manager do not need.
+from accounts.api import schemes  # noqa: F401
 from accounts.api.permissions import PUBLIC
 from lib.routes import RouteFacts
 from openhands_site.middleware.headers import CONTENT_POLICY
