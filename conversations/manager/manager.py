@@ -80,8 +80,9 @@ class Manager:
             asyncio.create_task(self._keep_claiming()),
             asyncio.create_task(self._receive_nudges()),
             asyncio.create_task(self._repeat(settings.LEASE_SECONDS / 3, self._balance)),
-            asyncio.create_task(self._repeat(ORPHAN_SECONDS, self._reconcile_leases)),
-            asyncio.create_task(self._repeat(GATEWAY_SECONDS, self._keep_gateway_open)),
+            # One after the other, because each call at the same time opens a connection that its thread keeps.
+            asyncio.create_task(self._repeat(ORPHAN_SECONDS, self._reconcile_leases, after=0.3)),
+            asyncio.create_task(self._repeat(GATEWAY_SECONDS, self._keep_gateway_open, after=0.6)),
             asyncio.create_task(self._repeat(EGRESS_SECONDS, self._collect_egress)),
         ]
         await self.stopping.wait()
@@ -112,7 +113,8 @@ class Manager:
             "handed_over": self.handed_over,
         }
 
-    async def _repeat(self, seconds: float, task: Callable[[], Any]) -> None:
+    async def _repeat(self, seconds: float, task: Callable[[], Any], *, after: float = 0.0) -> None:
+        await asyncio.sleep(after)
         while True:
             try:
                 await task()
