@@ -310,7 +310,7 @@ class Keeper:
         self.manager = manager
         self.is_registered = False
         self.has_others = self.has_free = self.has_starting = False
-        """What the last renewal found; see ``services.Renewal``."""
+        """The findings of the last renewal; see ``services.Renewal``."""
         self._loop_ran_at = time.monotonic()
         self._trusted_from = 0.0
         self._stopping = threading.Event()

@@ -63,7 +63,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a manager learns when it renews its registration."""
+    """The result of a renewal: the state of the registration, and whether there is work for the manager."""
 
     was_registered: bool
     """Whether the manager was registered before. If not, but it registered earlier, it has lost all of its leases."""

@@ -53,7 +53,7 @@ SELECT
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at the jobs has found."""
+    """The result of one look at the jobs."""
 
     due: Collection[str]
     """The queues that have jobs to run now. Some of these jobs may wait for a lock."""

@@ -88,7 +88,7 @@ async def test_free_conversation_is_followed_without_a_nudge(manager, running):
     assert seconds < manager_module.LOOK_SECONDS + 1
 
 
-async def test_conversation_of_a_dead_manager_is_taken_over(manager, running):
+async def test_live_manager_takes_over_the_conversation_of_a_dead_one(manager, running):
     @sync_to_async
     def leave_dead_manager():
         now = timezone.now()

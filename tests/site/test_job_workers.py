@@ -64,7 +64,7 @@ class Process:
 
 @sync_to_async
 def insert(name=queue.LONG, *, task=NO_TASK, lock=None, in_seconds=None, silently=False):
-    """Insert a job and return its id. ``silently``: workers are not told about it."""
+    """Insert a job and return its id. With ``silently``, no worker is notified."""
     trigger = "TRIGGER procrastinate_jobs_notify_queue_job_inserted_v1"
     with connection.cursor() as cursor:
         if silently:
