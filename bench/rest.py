@@ -12,6 +12,7 @@ from unittest import mock
 
 import psycopg
 from django.db import connection
+from django.test import Client
 from rest_framework.test import APIClient
 
 from accounts import services as accounts
@@ -41,7 +42,7 @@ def run() -> list[dict]:
 
 def fill_database() -> list[Route]:
     """Fill the tables and return the routes to measure: name, path and API key."""
-    owners = [_owner(size) for size in SIZES]
+    owners = [create_owner(size) for size in SIZES]
     user, key = owners[0]
     logs = [(_log(user, size), size) for size in LOGS]
     with connection.cursor() as cursor:
@@ -143,7 +144,13 @@ def _flatness(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _queries(url: str, key: str) -> list[str]:
     """Return the SQL statements of a request in their order. The first one looks up the API key."""
-    client = APIClient(headers={"Authorization": f"Bearer {key}", "Host": "127.0.0.1"})
+    return list_queries(
+        APIClient(headers={"Authorization": f"Bearer {key}", "Host": "127.0.0.1"}), url
+    )
+
+
+def list_queries(client: Client, url: str) -> list[str]:
+    """Return the SQL statements of a client's request in their order."""
     statements: list[str] = []
     fetch = prepared.fetch
 
@@ -170,7 +177,7 @@ def _queries(url: str, key: str) -> list[str]:
     return min(attempts, key=len)
 
 
-def _owner(size: int) -> tuple[User, str]:
+def create_owner(size: int) -> tuple[User, str]:
     """Create a user with ``size`` conversations, each with usage and a finished start.
 
     Return the user and an API key.
