@@ -316,13 +316,13 @@ def parse_query(
         name = min(unknown)
         raise exceptions.ValidationError({name[:80]: ["This parameter is not supported here."]})
     query = kind(data={key: request.query_params[key] for key in request.query_params})
-    query.__dict__["fields"] = _fields_of(kind)
+    query.__dict__["fields"] = fields_of(kind)
     query.is_valid(raise_exception=True)
     return dict(query.validated_data)
 
 
 @cache
-def _fields_of(kind: type[serializers.Serializer[Any]]) -> Any:
+def fields_of(kind: type[serializers.Serializer[Any]]) -> Any:
     """Return the fields of a serializer of query strings, created once per serializer class.
 
     DRF copies the fields for every instance, which takes longer than the validation. Instances can share the fields,

@@ -107,11 +107,16 @@ class _Kind:
         return self.model.from_db("default", self.names, values)
 
 
-def caller(user: UUID, organization: UUID | None = None) -> Any:
+def caller(user: UUID, organization: UUID | None = None, conversation: UUID | None = None) -> Any:
     """Return an object to pass to ``visible_to`` in place of the user when a queryset is compiled.
 
-    If the user's API key is limited to one organization, pass it as ``organization``.
+    If the user's key is limited to one organization or one conversation, pass these as ``organization`` and
+    ``conversation``.
     """
     return SimpleNamespace(
-        pk=user, is_authenticated=True, is_active=True, bound_organization_id=organization
+        pk=user,
+        is_authenticated=True,
+        is_active=True,
+        bound_organization_id=organization,
+        bound_conversation_id=conversation,
     )

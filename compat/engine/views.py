@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import transaction
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
@@ -16,10 +16,17 @@ from accounts.requests import ApiRequest
 from accounts.roles import STOP
 from billing import services as billing
 from compat.engine import options, serializers
+from compat.reads import json_response, require_log
 from compat.v1 import responses, translation
 from compat.v1.app_conversations import get_parent
 from compat.v1.base import MAX_IDS, Unprocessable, V1View, parse_id
-from compat.v1.events import fetch_by_ids, fetch_page, filter_events
+from compat.v1.events import (
+    fetch_by_ids,
+    fetch_log_page,
+    fetch_page,
+    filter_events,
+    is_plain,
+)
 from compat.v1.fields import check_fields
 from compat.v1.serializers import (
     V1EventPageSerializer,
@@ -29,6 +36,7 @@ from compat.v1.serializers import (
 )
 from conversations import services
 from conversations.api.authentication import HEADER
+from conversations.log import lookups
 from conversations.models import Conversation, Event
 from conversations.services.keys import PREFIX
 from lib.problems import Problem
@@ -79,6 +87,14 @@ def read_object(request: Request) -> dict[str, Any]:
     return dict(request.data)
 
 
+def parse_path_id(pk: str) -> UUID:
+    """Return the id of a conversation in a URL. Raise ``Http404`` if it is malformed."""
+    try:
+        return parse_id(pk, "id")
+    except Unprocessable as error:
+        raise Http404 from error
+
+
 class EngineView(V1View):
     """The base class of the views for one conversation. The id of the conversation is in the URL."""
 
@@ -89,10 +105,7 @@ class EngineView(V1View):
 
         Raise ``Http404`` if the id is malformed or the caller may not see the conversation.
         """
-        try:
-            conversation_id = parse_id(pk, "id")
-        except Unprocessable as error:
-            raise Http404 from error
+        conversation_id = parse_path_id(pk)
         rows = Conversation.objects.visible_to(self.request.user).select_related("sandbox")
         row: Conversation | None = rows.filter(pk=conversation_id).first()
         if row is None:
@@ -229,11 +242,17 @@ class EventSearchView(EngineView):
         tags=TAGS,
         parameters=[ID, serializers.EventSearchQuery],
     )
-    def get(self, request: Request, pk: str) -> Response:
+    def get(self, request: ApiRequest, pk: str) -> HttpResponse:
         """Return a page of events, oldest first by default."""
         query = self.query(serializers.EventSearchQuery)
         query["kind__eq"] = query.pop("kind", None)
-        return Response(fetch_page(filter_events(self.visible_events(pk), query), query))
+        if is_plain(query) and lookups.can_look_up(request.user):
+            conversation_id = parse_path_id(pk)
+            require_log(request, conversation_id)
+            page = fetch_log_page(conversation_id, query)
+        else:
+            page = fetch_page(filter_events(self.visible_events(pk), query), query)
+        return json_response(page)
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")

@@ -8,22 +8,25 @@ the secret's mask, the secret stays unchanged.
 from typing import Any
 
 from django.db import transaction
+from django.http import Http404, HttpResponse
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.api.permissions import PUBLIC
+from accounts.api.permissions import PUBLIC, permission_of
 from accounts.api.v1.settings import InActiveOrganization
 from accounts.models import Organization, User
 from accounts.permissions import require
 from accounts.requests import ApiRequest
-from accounts.services import provider_tokens, user_settings
+from accounts.services import user_settings
 from accounts.settings.fields import FIELDS, UnknownSetting
 from billing import services
 from billing.gateway import directory
 from billing.models import ModelAccess
+from compat.reads import json_response
+from compat.settings.reading import StoredRecord, read_record, read_record_in
 from lib.api import parse_body
 from lib.masks import is_mask
 from lib.problems import Problem
@@ -110,11 +113,19 @@ class CompatSettingsView(InActiveOrganization):
     permissions_by_action = {"get": "settings.view", "post": "settings.edit"}  # noqa: RUF012
 
     @extend_schema(operation_id="compat_settings_retrieve", responses={200: RECORD})
-    def get(self, request: ApiRequest) -> Response:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """Return the effective settings. Each secret is null; a field `…_set` says whether the secret is set."""
         # The web client treats a 404 as the first use of the server and may block the whole page, so always return
         # a record.
-        return Response(serialize_settings(request.user, self.organization()))
+        permission = permission_of(self) or ""
+        record = read_record(request, permission)
+        if record is None:
+            # Raises the right exception, or finds another organization than the one that the session names.
+            organization = self.organization()
+            record = read_record_in(request.user, organization.pk, permission)
+        if record is None:  # the membership ended between the two
+            raise Http404
+        return json_response(serialize_settings(request.user, record))
 
     @extend_schema(
         operation_id="compat_settings_update",
@@ -178,26 +189,22 @@ class CompatModelsView(InActiveOrganization):
         return Response(directory.list_models(access))
 
 
-def serialize_settings(user: User, organization: Organization) -> dict[str, Any]:
+def serialize_settings(user: User, record: StoredRecord) -> dict[str, Any]:
     """Return the flat record of settings. Secrets are null, and the keys of MCP servers are masks."""
-    effective = user_settings.effective_settings(user_id=user.pk, organization_id=organization.pk)
-    access = services.get_model_access(organization_id=organization.pk, user_id=user.pk)
+    stored, access = record.effective.values, record.access
     values = {
-        name: field.to_compat(effective.values[field.name])
-        for name, field in FIELDS_BY_COMPAT_NAME.items()
+        name: field.to_compat(stored[field.name]) for name, field in FIELDS_BY_COMPAT_NAME.items()
     }
     model, base_url = directory.format_access(access)
     return values | {
-        "mcp_config": effective.masked_values()["mcp_config"] or NO_SERVERS,
+        "mcp_config": FIELDS["mcp_config"].mask(stored["mcp_config"]) or NO_SERVERS,
         "search_api_key": None,
-        "search_api_key_set": effective.values["search_api_key"] is not None,
+        "search_api_key_set": stored["search_api_key"] is not None,
         "llm_model": model,
         "llm_base_url": base_url,
         "llm_api_key": None,
         "llm_api_key_set": access is not None and access.has_api_key,
-        "provider_tokens_set": provider_tokens.provider_hosts(
-            user_id=user.pk, organization_id=organization.pk
-        ),
+        "provider_tokens_set": record.hosts,
         "email": user.email,
         "email_verified": True,  # an address is stored only after its verification
     }

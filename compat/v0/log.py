@@ -3,21 +3,25 @@
 A translation needs ``Links``: data about earlier events, which the functions of this module load.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
 from compat.v0.translation import (
+    REFERRING,
     Entry,
     Json,
     Links,
     extract_metrics,
     is_user_message,
     referenced_ids,
+    translate_event,
     translate_events,
 )
 from compat.v0.values import loads
+from conversations.log.windows import STATS_MAX, Window
 from conversations.models import Conversation, Event, OutgoingMessage
+from lib.api import find_unstorable
 
 LINKS_MAX = 500
 """A ``Links`` with more events is emptied. Events that are needed again are then read from the database."""
@@ -34,11 +38,7 @@ def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) ->
     known = {entry.event_id for entry in entries} | links.seqs.keys()
     missing = set().union(*(referenced_ids(entry) for entry in entries)) - known
     if missing:
-        rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=missing)
-        for event_id, seq, kind, payload in rows.values_list("event_id", "seq", "kind", "payload"):
-            links.seqs[event_id] = seq
-            if kind == "ActionEvent":
-                links.actions[event_id] = loads(payload)
+        _load_events(conversation_id, missing, links)
     if message_ids := {entry.event_id for entry in entries if is_user_message(entry)}:
         echoes = OutgoingMessage.objects.filter(
             conversation_id=conversation_id, engine_event_id__in=message_ids
@@ -76,6 +76,64 @@ def load_links_at(conversation_id: UUID, seq: int) -> Links:
         if (metrics := extract_metrics(Entry.of_event(event))) is not None:
             return Links(metrics=metrics)
     return Links()
+
+
+def open_links(conversation_id: UUID, window: Window) -> Links:
+    """Return the links for a reader of this window, like ``load_links_at``. Usually runs no database query."""
+    for event in window.stats:
+        if (metrics := extract_metrics(Entry.of_event(event))) is not None:
+            return Links(metrics=metrics)
+    if len(window.stats) < STATS_MAX:
+        return Links()
+    return load_links_at(conversation_id, window.events[0].seq - 1)
+
+
+def translate_window(conversation_id: UUID, window: Window, links: Links) -> Iterator[Json]:
+    """Yield the V0 events of a window, and update ``links`` for the rows that follow.
+
+    Each row is translated only when its event is requested. The database is queried only for a reference to an event
+    that is neither in the window nor shortly before it.
+    """
+    if len(links.seqs) > LINKS_MAX:
+        links.seqs.clear()
+        links.actions.clear()
+    links.echoes = window.echoes
+    before = {event.event_id: event for event in window.actions}
+    own: set[str] | None = None
+    for place, event in enumerate(window.events):
+        entry = Entry.of_event(event)
+        for event_id in referenced_ids(entry) if entry.kind in REFERRING else ():
+            if event_id in links.seqs:
+                continue
+            if action := before.get(event_id):
+                links.seqs[event_id] = action.seq
+                links.actions[event_id] = loads(action.payload)
+                continue
+            own = own or {event.event_id for event in window.events}
+            if event_id not in own:
+                # Read all that the rest of the window refers to, in one query.
+                _load_missing(conversation_id, window.events[place:], own, links)
+                break
+        if (translated := translate_event(entry, links)) is not None:
+            yield translated
+
+
+def _load_missing(
+    conversation_id: UUID, events: Iterable[Any], own: set[str], links: Links
+) -> None:
+    entries = [Entry.of_event(event) for event in events if event.kind in REFERRING]
+    missing = set().union(*(referenced_ids(entry) for entry in entries)) - own - links.seqs.keys()
+    _load_events(conversation_id, missing, links)
+
+
+def _load_events(conversation_id: UUID, event_ids: set[str], links: Links) -> None:
+    # A payload may contain any text as an id. PostgreSQL refuses some, and no event has such an id.
+    storable = [event_id for event_id in event_ids if not find_unstorable(event_id)]
+    rows = Event.objects.filter(conversation_id=conversation_id, event_id__in=storable)
+    for event_id, seq, kind, payload in rows.values_list("event_id", "seq", "kind", "payload"):
+        links.seqs[event_id] = seq
+        if kind == "ActionEvent":
+            links.actions[event_id] = loads(payload)
 
 
 def translate_rows(conversation_id: UUID, events: Iterable[Any], links: Links) -> list[Json]:

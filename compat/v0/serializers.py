@@ -8,7 +8,7 @@ from typing import Any
 from rest_framework import serializers
 
 from conversations.models import Conversation
-from lib.api import MomentField, first_sentence
+from lib.api import MomentField, fields_of, first_sentence
 from lib.problems import Problem
 
 TEXT_LENGTH = 200_000
@@ -38,6 +38,8 @@ class StrictSerializer(serializers.Serializer[Any]):
 def validate(kind: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
     """Validate data and return the validated data. Raise ``Unprocessable`` with the errors of every field."""
     serializer = kind(data=data)
+    if issubclass(kind, FlatQuery):
+        serializer.__dict__["fields"] = fields_of(kind)
     if serializer.is_valid():
         return dict(serializer.validated_data)
     errors: Any = serializer.errors
@@ -98,7 +100,11 @@ class V0ConversationCreateSerializer(StrictSerializer):
     mcp_config = serializers.DictField(required=False, allow_null=True)
 
 
-class V0ListQuery(serializers.Serializer[Any]):
+class FlatQuery(serializers.Serializer[Any]):
+    """The base of serializers of query strings. Their instances share the fields, which store no values."""
+
+
+class V0ListQuery(FlatQuery):
     """Query parameters of a list of conversations: filters and page."""
 
     page_id = serializers.CharField(required=False, max_length=300)
@@ -110,7 +116,7 @@ class V0ListQuery(serializers.Serializer[Any]):
     include_sub_conversations = serializers.BooleanField(required=False, default=False)
 
 
-class V0EventQuery(serializers.Serializer[Any]):
+class V0EventQuery(FlatQuery):
     """Filters of a list of events, in the query string or, as in V0, in the body of the GET request."""
 
     start_id = serializers.IntegerField(required=False, default=0, min_value=0, max_value=2**62)

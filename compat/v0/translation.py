@@ -89,6 +89,12 @@ class Links:
     """The newest totals of tokens and cost, in V0's form."""
 
 
+REFERRING: Final = frozenset(
+    ("ObservationEvent", "UserRejectObservation", "HookExecutionEvent", "Condensation")
+)
+"""The kinds of events that refer to earlier events."""
+
+
 def referenced_ids(entry: Entry) -> set[str]:
     """Return the ids of the events that ``Links`` must hold before this entry is translated."""
     if entry.kind in ("ObservationEvent", "UserRejectObservation", "HookExecutionEvent"):
@@ -476,3 +482,6 @@ KINDS: Final[dict[str, Translator]] = {
     "LLMCompletionLogEvent": _skip,
     "StreamingDeltaEvent": _skip,
 }
+
+TRANSLATED: Final = tuple(kind for kind, translator in KINDS.items() if translator is not _skip)
+"""The kinds of events in the log that have an equivalent in V0."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from django.http import Http404, HttpRequest, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers as fields
@@ -27,6 +27,7 @@ from compat.engine import (
     EngineEventsView,
     is_engine_request,
 )
+from compat.reads import get_summary, json_response, page_summaries, require_log
 from compat.v0 import commands, event_pages, prompts, serializers
 from compat.v0.responses import map_status, serialize_conversation, serialize_conversations
 from compat.v0.serializers import Unprocessable, validate
@@ -34,6 +35,8 @@ from compat.v0.values import loads
 from conversations import services
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from conversations.api.v1.serializers import RepositorySerializer
+from conversations.log import lookups
+from conversations.log.summaries import list_summaries
 from conversations.models import Conversation
 from conversations.services.sandboxes import wake
 from lib import pages
@@ -123,10 +126,9 @@ class ConversationsView(V0View):
         parameters=[serializers.V0ListQuery],
         responses=serializers.V0ConversationsSerializer,
     )
-    def get(self, request: ApiRequest) -> Response:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """Return a page of conversations, newest first. For the next page, send `next_page_id` as `page_id`."""
-        query = validate(serializers.V0ListQuery, request.query_params.dict())
-        return Response(_list_conversations(request, query))
+        return json_response(_list_conversations(request))
 
     @schema(
         "conversations_create",
@@ -191,21 +193,26 @@ def _choose_trigger(request: Request, body: dict[str, Any]) -> str:
     return Conversation.Trigger.GUI
 
 
-def _list_conversations(
-    request: ApiRequest, query: dict[str, Any], **filters: Any
-) -> dict[str, Any]:
-    rows = Conversation.objects.visible_to(request.user).filter(**filters)
-    if repository := query.get("selected_repository"):
-        rows = rows.filter(repository__full_name=repository)
-    if trigger := query.get("conversation_trigger"):
-        rows = rows.filter(trigger=trigger)
-    if not query.get("include_sub_conversations"):
-        rows = rows.filter(parent=None)
+def _list_conversations(request: ApiRequest, **filters: Any) -> dict[str, Any]:
+    """Return the page of conversations that a request describes. Runs one query, and with filters two."""
+    query = validate(serializers.V0ListQuery, request.query_params.dict())
     try:
         after = pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
         raise Unprocessable("page_id: Send the `next_page_id` of an earlier page.") from error
-    page, next_page_id = pages.page(rows, limit=query["limit"], after=after)
+    if repository := query.get("selected_repository"):
+        filters["repository__full_name"] = repository
+    if trigger := query.get("conversation_trigger"):
+        filters["trigger"] = trigger
+    limit, with_children = query["limit"], query.get("include_sub_conversations")
+    if filters or with_children or not lookups.can_look_up(request.user):
+        rows = Conversation.objects.visible_to(request.user).filter(**filters)
+        rows = rows if with_children else rows.filter(parent=None)
+        page, next_page_id = page_summaries(request.user, rows, limit=limit, after=after)
+    else:
+        # One more row than the page has shows whether there is a next page.
+        found = list_summaries(request.user, limit=limit + 1, after=after)
+        page, next_page_id = pages.cut_page(found, limit, lambda row: row.position)
     return {"results": serialize_conversations(page, request.user), "next_page_id": next_page_id}
 
 
@@ -220,11 +227,10 @@ class MicroagentConversationsView(V0View):
         parameters=[serializers.V0ListQuery],
         responses=serializers.V0ConversationsSerializer,
     )
-    def get(self, request: ApiRequest) -> Response:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """Return a page of conversations, newest first."""
-        query = validate(serializers.V0ListQuery, request.query_params.dict())
         trigger = Conversation.Trigger.MICROAGENT_MANAGEMENT
-        return Response(_list_conversations(request, query, trigger=trigger))
+        return json_response(_list_conversations(request, trigger=trigger))
 
 
 @RouteFacts(replaced_by="/api/v1/conversations/{}")
@@ -245,9 +251,9 @@ class ConversationView(V0View):
         return is_engine_request(request)
 
     @schema("conversation", responses=serializers.V0ConversationSerializer)
-    def get(self, request: ApiRequest, pk: UUID) -> Response:
+    def get(self, request: ApiRequest, pk: UUID) -> HttpResponse:
         """Return the conversation's record."""
-        return Response(serialize_conversation(self.find(pk), request.user))
+        return json_response(serialize_conversation(get_summary(request, pk), request.user))
 
     @schema(
         "conversation_rename",
@@ -358,14 +364,17 @@ class EventsView(V0View):
         parameters=[serializers.V0EventQuery],
         responses=serializers.V0EventsSerializer,
     )
-    def get(self, request: Request, pk: UUID) -> Response:
+    def get(self, request: ApiRequest, pk: UUID) -> HttpResponse:
         """Return a page of events, even while the sandbox is stopped."""
-        conversation = self.find(pk)
+        if lookups.can_look_up(request.user):
+            require_log(request, pk)
+        else:
+            self.find(pk)
         query = validate(serializers.V0EventQuery, _read_event_query(request))
         if not 0 <= query["limit"] <= PAGE_LIMIT:
             raise InvalidLimit
-        events, has_more = event_pages.fetch_page(conversation, query)
-        return Response({"events": [event_pages.fragment(e) for e in events], "has_more": has_more})
+        body = event_pages.encode_page(*event_pages.fetch_page(pk, query))
+        return HttpResponse(body, content_type="application/json")
 
     @schema("conversation_event_add", request=OpenApiTypes.OBJECT, responses=SUCCESS)
     def post(self, request: ApiRequest, pk: UUID) -> Response:
@@ -406,7 +415,7 @@ class TrajectoryView(V0View):
         """Stream all events. Hidden events and the screenshots in events are left out."""
         conversation = self.find(pk)
         return StreamingHttpResponse(
-            event_pages.stream_trajectory(conversation), content_type="application/json"
+            event_pages.stream_trajectory(conversation.pk), content_type="application/json"
         )
 
 
@@ -434,7 +443,7 @@ class RememberPromptView(V0View):
         last = validate(query_serializer, request.query_params.dict())["event_id"]
         events = [
             event
-            for event in event_pages.walk(conversation, max_seq=last)
+            for event in event_pages.walk(conversation.pk, max_seq=last)
             if event.get("action") in ("message", "finish")
         ]
         return Response({"status": "success", "prompt": prompts.build_remember_prompt(events)})

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 from django.db.models import Exists, OuterRef
-from django.http import Http404, StreamingHttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
@@ -17,13 +17,25 @@ from accounts.active import active_organization
 from accounts.models import ApiKey
 from accounts.permissions import require, require_on
 from accounts.requests import ApiRequest
+from compat.reads import json_response, page_summaries
 from compat.v1 import responses, serializers
-from compat.v1.base import Unprocessable, V1View, fetch_page, filter_by, parse_id, parse_ids
+from compat.v1.base import (
+    Unprocessable,
+    V1View,
+    fetch_page,
+    filter_by,
+    parse_id,
+    parse_ids,
+    parse_page_id,
+)
 from compat.v1.fields import check_fields, refuse
 from conversations import services
 from conversations.api.v1.serializers import RepositorySerializer
+from conversations.log import lookups
+from conversations.log.summaries import find_summaries, list_summaries
 from conversations.models import Conversation, StartTask
 from conversations.services.pull_requests import record_pull_request
+from lib import pages
 from lib.routes import RouteFacts
 
 TAGS = ["compat"]
@@ -42,8 +54,7 @@ TIMES = ("created_at__gte", "created_at__lt", "updated_at__gte", "updated_at__lt
 
 def search(request: Request, query: dict[str, Any]) -> Any:
     """Return the conversations that match a validated ``SearchQuery`` and that the caller may see."""
-    rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-    rows = filter_by(rows, query, *TIMES)
+    rows = filter_by(Conversation.objects.visible_to(request.user), query, *TIMES)
     if "title__contains" in query:
         # PostgreSQL refuses NUL characters. No title contains one.
         rows = rows.filter(title__icontains=query["title__contains"].replace("\0", ""))
@@ -62,12 +73,21 @@ class AppConversationSearchView(V1View):
         tags=TAGS,
         parameters=[serializers.ConversationPageQuery],
     )
-    def get(self, request: ApiRequest) -> Response:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """Return a page of the caller's conversations."""
         query = self.query(serializers.ConversationPageQuery)
-        rows, next_page_id = fetch_page(search(request, query), query)
-        items = responses.serialize_conversations(rows, request.user)
-        return Response({"items": items, "next_page_id": next_page_id})
+        user, limit, after = request.user, query["limit"], parse_page_id(query)
+        filters = query.keys() - {"limit", "page_id", "include_sub_conversations"}
+        if filters or query["include_sub_conversations"] or not lookups.can_look_up(user):
+            page, next_page_id = page_summaries(
+                user, search(request, query), limit=limit, after=after
+            )
+        else:
+            # One more row than the page has shows whether there is a next page.
+            rows = list_summaries(user, limit=limit + 1, after=after)
+            page, next_page_id = pages.cut_page(rows, limit, lambda row: row.position)
+        items = responses.serialize_conversations(page, user)
+        return json_response({"items": items, "next_page_id": next_page_id})
 
 
 @RouteFacts(replaced_by="/api/v1/conversations")
@@ -100,13 +120,13 @@ class AppConversationsView(V1View):
         parameters=[IDS],
         responses={(200, "application/json"): serializers.nullable_rows_schema("AppConversation")},
     )
-    def get(self, request: ApiRequest) -> Response:
+    def get(self, request: ApiRequest) -> HttpResponse:
         """Return the conversations in the order of the requested ids, with null for each id without a conversation."""
         ids = parse_ids(request, "ids")
-        rows = Conversation.objects.visible_to(request.user).select_related("sandbox")
-        items = responses.serialize_conversations(rows.filter(pk__in=ids).distinct(), request.user)
+        rows = list(find_summaries(request.user, ids).values())
+        items = responses.serialize_conversations(rows, request.user)
         by_id = {item["id"]: item for item in items}
-        return Response([by_id.get(pk.hex) for pk in ids])
+        return json_response([by_id.get(pk.hex) for pk in ids])
 
     @extend_schema(
         operation_id="v1_app_conversations_create",

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from accounts.requests import ApiRequest
 from conversations.api.authentication import WITH_CONVERSATION_KEY
 from lib import pages
-from lib.api import MomentField
+from lib.api import MomentField, fields_of
 from lib.problems import Problem
 
 MAX_IDS = 100
@@ -52,6 +52,8 @@ class V1View(GenericAPIView[Any]):
         """Return the validated query string. Parameters that the serializer does not know are ignored."""
         params = self.request.query_params
         serializer = kind(data={name: params[name] for name in params})
+        # A serializer of a query string is flat: its instances share the fields, which store no values.
+        serializer.__dict__["fields"] = fields_of(kind)
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
 
@@ -115,11 +117,16 @@ def fetch_page(
 
     Raise ``Unprocessable`` if ``page_id`` is malformed.
     """
+    after = parse_page_id(query)
+    return pages.page(rows, limit=query["limit"], after=after, is_descending=is_descending)
+
+
+def parse_page_id(query: dict[str, Any]) -> pages.Position | None:
+    """Return the position that a query's ``page_id`` names, or None. Raise ``Unprocessable`` if it is malformed."""
     try:
-        after = pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
+        return pages.parse_cursor(query["page_id"]) if query.get("page_id") else None
     except pages.MalformedCursor as error:
         raise Unprocessable("page_id: Send the `next_page_id` of an earlier page.") from error
-    return pages.page(rows, limit=query["limit"], after=after, is_descending=is_descending)
 
 
 def filter_by(rows: Any, query: dict[str, Any], *names: str) -> Any:

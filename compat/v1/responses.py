@@ -1,6 +1,7 @@
 """Conversations, start tasks and sandboxes as V1 responses. Ids are hexadecimal without dashes; times are RFC 3339."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,14 +10,15 @@ from uuid import UUID
 from django.conf import settings
 
 from accounts.models import User
-from billing import services as billing
 from compat.v1.translation import format_timestamp
 from conversations.engine.payloads import build_analyzer, build_policy
-from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, StartTask
+from conversations.log.summaries import Summary
+from conversations.models import OPEN_MESSAGES, Conversation, OutgoingMessage, Sandbox, StartTask
 from conversations.models.sandbox import find_wait
 from conversations.services import (
     SandboxStatus,
     conversation_key,
+    conversation_keys,
     get_max_iterations,
     get_value_tags,
     sandbox_status,
@@ -55,7 +57,15 @@ def map_sandbox_status(conversation: Conversation) -> str:
     return SANDBOX_STATUSES[Conversation.Status(status)]
 
 
-def conversation_url(conversation: Conversation) -> str:
+def _map_summary_status(row: Summary) -> str:
+    """Return V1's ``sandbox_status`` of a summary."""
+    if row.sandbox_observed is None or row.sandbox_observed == Sandbox.Observed.MISSING:
+        return MISSING
+    # A dict finds a member of a ``StrEnum`` by its value too.
+    return SANDBOX_STATUSES[row.status]  # type: ignore[index]
+
+
+def conversation_url(conversation: Any) -> str:
     """Return the URL on this server at which clients reach the engine's API for a conversation.
 
     Clients never connect to a sandbox directly. The web client uses only the host and port of this URL.
@@ -63,65 +73,50 @@ def conversation_url(conversation: Conversation) -> str:
     return f"{settings.PUBLIC_URL.rstrip('/')}/api/conversations/{conversation.pk.hex}"
 
 
-def serialize_conversations(rows: Iterable[Conversation], user: User) -> list[dict[str, Any]]:
-    """Return each conversation as ``AppConversation``, in order. Load the rows with ``select_related("sandbox")``.
-
-    The number of database queries does not depend on the number of conversations.
-    """
-    rows = list(rows)
-    ids = [row.pk for row in rows]
-    usage = billing.get_usage(ids)
-    children: dict[UUID, list[str]] = {}
-    visible = Conversation.objects.visible_to(user).filter(parent_id__in=ids).order_by("created_at")
-    for parent, child in visible.values_list("parent_id", "pk"):
-        children.setdefault(parent, []).append(child.hex)
-    busy = conversations_with_open_messages(ids)
-    return [
-        _serialize_conversation(
-            row, user, usage.get(row.pk), children.get(row.pk, []), row.pk in busy
-        )
-        for row in rows
-    ]
+def serialize_conversations(rows: Sequence[Summary], user: User) -> list[dict[str, Any]]:
+    """Return each conversation as ``AppConversation``, in order. Runs no database query."""
+    keys = conversation_keys(conversations=rows, user=user)
+    return [_serialize_conversation(row, key) for row, key in zip(rows, keys, strict=True)]
 
 
 def _serialize_description(row: Conversation) -> dict[str, Any]:
-    repository = row.repository or {}
+    return _build_description(row, row.repository, row.pull_requests)
+
+
+def _build_description(row: Any, repository: Any, pull_requests: Any) -> dict[str, Any]:
+    repository = repository or {}
     return {
         "selected_repository": repository.get("full_name"),
         "selected_branch": repository.get("branch"),
         "git_provider": repository.get("provider"),
         "title": row.title,
         "trigger": row.trigger,
-        "pr_number": row.pull_requests,
+        "pr_number": pull_requests,
     }
 
 
-def _serialize_conversation(
-    row: Conversation,
-    user: User,
-    usage: Any,
-    children: list[str],
-    has_open_messages: bool,  # noqa: FBT001
-) -> dict[str, Any]:
-    status = map_sandbox_status(row)
+def _serialize_conversation(row: Summary, key: str) -> dict[str, Any]:
+    status = _map_summary_status(row)
     exists = status != MISSING
+    repository = json.loads(row.repository) if row.repository else None
+    numbers = json.loads(row.pull_requests) if row.pull_requests != "[]" else []
     return {
         "id": row.pk.hex,
         "created_by_user_id": str(row.created_by_id),
         "sandbox_id": row.sandbox_id.hex if row.sandbox_id else "",
-        **_serialize_description(row),
+        **_build_description(row, repository, numbers),
         "llm_model": row.model,
-        "metrics": serialize_metrics(row.model, usage),
+        "metrics": serialize_metrics(row.model, row),
         "parent_conversation_id": row.parent_id.hex if row.parent_id else None,
-        "sub_conversation_ids": children,
+        "sub_conversation_ids": [child.hex for child in row.children],
         "created_at": format_rfc3339(row.created_at),
         "updated_at": format_rfc3339(row.updated_at),
         "sandbox_status": status,
-        "execution_status": execution_status(row, has_open_messages=has_open_messages)
+        "execution_status": execution_status(row, has_open_messages=row.has_open_messages)
         if exists
         else None,
         "conversation_url": conversation_url(row) if exists else None,
-        "session_api_key": conversation_key(conversation=row, user=user) if exists else None,
+        "session_api_key": key if exists else None,
     }
 
 
@@ -131,17 +126,18 @@ def conversations_with_open_messages(ids: list[UUID]) -> set[UUID]:
     return set(rows.values_list("conversation_id", flat=True))
 
 
-def execution_status(row: Conversation, *, has_open_messages: bool) -> str:
-    """Return V1's ``execution_status``.
+def execution_status(row: Any, *, has_open_messages: bool) -> str:
+    """Return V1's ``execution_status`` of a conversation (a ``Conversation`` or ``Summary``).
 
     The status is already ``running`` while a message waits for delivery, because the message will start a run. A client
     that polls after sending a message would otherwise read the status of the previous run.
     """
     if has_open_messages and row.execution_status in RESTARTABLE_STATES and row.status != "failed":
         return "running"
-    if row.status in ("paused", "stopped") and row.execution_status == "running":
+    status: str = row.execution_status
+    if row.status in ("paused", "stopped") and status == "running":
         return "paused"  # the sandbox stopped before the engine could report the end of the run
-    return row.execution_status
+    return status
 
 
 def serialize_metrics(model: str, usage: Any) -> dict[str, Any]:

@@ -67,29 +67,41 @@ LEFT JOIN LATERAL (
 ) s ON TRUE
 """  # noqa: S608, SLF001 - our own names
 _SELECT = f"SELECT {_CONVERSATION.sql}, c.caller_role, {_USAGE.sql}, {_START.sql}"
-# Read the newest conversations of each of the user's organizations from the partial indexes first. `visible_to` then
-# filters only these few rows, so a list costs the same for any number of conversations.
-_NEWEST = """
+_OWN = "created_by_id = team.user_id"
+_SHARED = "visibility = 'organization'"
+
+
+def newest_conversations(
+    *, is_bound: bool, with_archived: bool = False, condition: str = ""
+) -> str:
+    """Return the SQL of a table ``newest`` with the ids of the newest conversations of each of a user's organizations.
+
+    They are read from partial indexes. A statement that joins ``visible_to`` to this table filters only these few rows,
+    so a list costs the same for any number of conversations. ``condition`` is a further SQL condition for the rows. The
+    parameters are ``user``, ``organization`` (if ``is_bound``), ``limit``, and the position ``at`` and ``before``.
+    """
+    states = ("IS NULL", "IS NOT NULL") if with_archived else ("IS NULL",)
+    # One branch per index. Each reads up to `limit` rows.
+    branches = [
+        f"""SELECT part.id FROM team CROSS JOIN LATERAL (
+            SELECT id FROM conversations_conversation
+            WHERE organization_id = team.organization_id AND {owner} AND deleted_at IS NULL
+              AND archived_at {state} {condition} AND (created_at, id) < (%(at)s, %(before)s)
+            ORDER BY created_at DESC, id DESC LIMIT %(limit)s
+        ) part"""  # noqa: S608 - constants
+        for state in states
+        for owner in (_OWN, _SHARED)
+    ]
+    bound = "AND o.id = %(organization)s" if is_bound else ""
+    return f"""
 WITH team AS MATERIALIZED (
     SELECT m.organization_id, m.user_id
     FROM accounts_membership m JOIN accounts_organization o ON o.id = m.organization_id
     WHERE m.user_id = %(user)s AND o.suspended_at IS NULL {bound}
 ), newest AS MATERIALIZED (
-    SELECT own.id FROM team CROSS JOIN LATERAL (
-        SELECT id FROM conversations_conversation
-        WHERE organization_id = team.organization_id AND created_by_id = team.user_id
-          AND deleted_at IS NULL AND archived_at IS NULL AND (created_at, id) < (%(at)s, %(before)s)
-        ORDER BY created_at DESC, id DESC LIMIT %(limit)s
-    ) own
-    UNION
-    SELECT shared.id FROM team CROSS JOIN LATERAL (
-        SELECT id FROM conversations_conversation
-        WHERE organization_id = team.organization_id AND visibility = 'organization'
-          AND deleted_at IS NULL AND archived_at IS NULL AND (created_at, id) < (%(at)s, %(before)s)
-        ORDER BY created_at DESC, id DESC LIMIT %(limit)s
-    ) shared
+    {" UNION ".join(branches)}
 )
-"""
+"""  # noqa: S608 - constants
 
 
 def _visible(*, is_bound: bool) -> Any:
@@ -103,7 +115,7 @@ def _compiled(kind: str, *, is_bound: bool) -> Compiled:
     bound = {"organization": _ANY.organization} if is_bound else {}
     columns = (*_CONVERSATION.names, "caller_role")
     if kind == "list":
-        newest = _NEWEST.format(bound="AND o.id = %(organization)s" if is_bound else "")
+        newest = newest_conversations(is_bound=is_bound)
         return Compiled(
             lambda **_: _visible(is_bound=is_bound).filter(archived_at=None).values_list(*columns),
             f"{newest} {_SELECT} FROM newest JOIN ({{}}) c ON c.id = newest.id {_JOINS} "

@@ -239,6 +239,19 @@ class Conversation(models.Model):
                 condition=models.Q(deleted_at=None, archived_at=None, visibility="organization"),
                 name="conversation_shared_newest",
             ),
+            # `log.summaries` lists archived conversations too, and reads them from these two.
+            models.Index(
+                fields=["organization", "created_by", "-created_at", "-id"],
+                condition=models.Q(deleted_at=None, archived_at__isnull=False),
+                name="conversation_own_archived",
+            ),
+            models.Index(
+                fields=["organization", "-created_at", "-id"],
+                condition=models.Q(
+                    deleted_at=None, archived_at__isnull=False, visibility="organization"
+                ),
+                name="conversation_shared_archived",
+            ),
             models.Index(
                 fields=["status"], condition=models.Q(deleted_at=None), name="live_status"
             ),

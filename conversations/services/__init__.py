@@ -55,7 +55,12 @@ from conversations.services.ingestion import (
     read_log,
     snapshot_state,
 )
-from conversations.services.keys import authenticate_conversation_key, conversation_key, rotate_keys
+from conversations.services.keys import (
+    authenticate_conversation_key,
+    conversation_key,
+    conversation_keys,
+    rotate_keys,
+)
 from conversations.services.leases import (
     Census,
     Claim,
@@ -192,6 +197,7 @@ __all__ = [
     "collect_egress",
     "collect_start_options",
     "conversation_key",
+    "conversation_keys",
     "count_view",
     "create_conversation",
     "create_share",

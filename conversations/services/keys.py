@@ -10,6 +10,8 @@ A key never permits more than the credential in its head.
 import base64
 import binascii
 import hmac
+from collections.abc import Iterable
+from typing import Any, Protocol
 from uuid import UUID
 
 from django.db import transaction
@@ -30,11 +32,26 @@ HEAD_BYTES = 33
 BY_SESSION, BY_API_KEY, BY_USER = b"s", b"k", b"u"
 
 
-def conversation_key(*, conversation: Conversation, user: User) -> str:
+class Lockable(Protocol):
+    """A conversation, or another object with its id and key generation."""
+
+    @property
+    def pk(self) -> Any: ...
+
+    @property
+    def key_generation(self) -> int: ...
+
+
+def conversation_key(*, conversation: Lockable, user: User) -> str:
     """Return the user's key to a conversation. Runs no database query.
 
     The key is the same on every call until the session, API key, password or key generation changes.
     """
+    return conversation_keys(conversations=[conversation], user=user)[0]
+
+
+def conversation_keys(*, conversations: Iterable[Lockable], user: User) -> list[str]:
+    """Return the user's keys to several conversations, in order. See ``conversation_key``."""
     credential = user.credential
     if isinstance(credential, ApiKey):
         kind, pk, password_hash = BY_API_KEY, credential.pk, ""
@@ -42,9 +59,12 @@ def conversation_key(*, conversation: Conversation, user: User) -> str:
         kind, pk, password_hash = BY_SESSION, credential.pk, user.get_session_auth_hash()
     else:
         kind, pk, password_hash = BY_USER, user.pk, user.get_session_auth_hash()
-    head = base64.urlsafe_b64encode(kind + conversation.pk.bytes + pk.bytes).decode()
-    _, mac = crypto.digest(_signed_text(head, conversation, password_hash), purpose=PURPOSE)
-    return f"{PREFIX}{head}.{mac}"
+    keys = []
+    for conversation in conversations:
+        head = base64.urlsafe_b64encode(kind + conversation.pk.bytes + pk.bytes).decode()
+        _, mac = crypto.digest(_signed_text(head, conversation, password_hash), purpose=PURPOSE)
+        keys.append(f"{PREFIX}{head}.{mac}")
+    return keys
 
 
 def authenticate_conversation_key(
@@ -120,7 +140,7 @@ def revoke_keys(conversation: Conversation) -> None:
         sessions.announce_access_change(user_id=user_id)
 
 
-def _signed_text(head: str, conversation: Conversation, password_hash: str) -> str:
+def _signed_text(head: str, conversation: Lockable, password_hash: str) -> str:
     return f"{head} {conversation.key_generation} {password_hash}"
 
 

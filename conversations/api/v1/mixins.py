@@ -80,7 +80,7 @@ class FastReadMixin:
         if row is None:
             raise Http404
         record, role = row
-        self._require_view(role)
+        require_view(self.request.user, role)
         return conditional_response(self.request, record)
 
     def read_log_end(self, pk: UUID) -> tuple[int, int]:
@@ -89,12 +89,14 @@ class FastReadMixin:
         if row is None:
             raise Http404
         last_seq, epoch, role = row
-        self._require_view(role)
+        require_view(self.request.user, role)
         return last_seq, epoch
 
-    def _require_view(self, role: str) -> None:
-        if VIEW not in granted_permissions(role, self.request.user):
-            raise MissingPermission(
-                f"This action needs the permission {VIEW}, which you do not have in this organization.",
-                permission=VIEW,
-            )
+
+def require_view(user: Any, role: str) -> None:
+    """Raise ``MissingPermission`` if a user with this role in an organization may not read its conversations."""
+    if VIEW not in granted_permissions(role, user):
+        raise MissingPermission(
+            f"This action needs the permission {VIEW}, which you do not have in this organization.",
+            permission=VIEW,
+        )
