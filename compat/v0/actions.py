@@ -8,8 +8,9 @@ The payloads come from sandboxes and are not trusted, so the functions of ``comp
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from compat.v0.values import as_dict, as_int, as_list, as_text, join_text_parts, list_image_urls
 from lib.text_diffs import unified_diff
@@ -35,8 +36,7 @@ The time of difflib grows faster than the length. Clients still receive both tex
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Rendering:
+class Rendering(msgspec.Struct, frozen=True, gc=False):
     """The parts of a V0 action or observation that depend on the engine's kind."""
 
     name: str
@@ -61,11 +61,11 @@ def render_action(event: Payload) -> Rendering:
         _render_browse_interactive if kind.startswith("Browser") else None
     )
     rendering = render(action) if render else _render_tool_call(event, action)
-    common: Fields = {"thought": thought}
+    fields: Fields = {"thought": thought}
     if rendering.name not in WITHOUT_RISK:
-        common["security_risk"] = risk
-    fields = common | rendering.fields
-    return Rendering(rendering.name, rendering.message, fields, more=rendering.more)
+        fields["security_risk"] = risk
+    fields |= rendering.fields
+    return Rendering(rendering.name, rendering.message, fields, "", rendering.more)
 
 
 WITHOUT_RISK: Final = {"think", "finish", "delegate", "task_tracking"}

@@ -166,9 +166,9 @@ def _prepare(event: Json) -> Any:
         return orjson.Fragment(encode_event(event))
     for name, value in (event.get("args") or event.get("extras") or _EMPTY).items():
         kind = type(value)
-        if kind in _PLAIN or name in _OUR_CONTAINERS or (kind is float and not _is_odd(value)):
+        if kind in _PLAIN:
             continue
-        if value:
+        if _is_odd(value) if kind is float else value and name not in _OUR_CONTAINERS:
             return orjson.Fragment(encode_event(event))
     metrics = event.get("llm_metrics")
     if metrics is not None and (

@@ -102,7 +102,7 @@ def translate_window(conversation_id: UUID, window: Window, links: Links) -> Ite
     own: set[str] | None = None
     for place, event in enumerate(window.events):
         entry = Entry.of_event(event)
-        for event_id in referenced_ids(entry) if entry.kind in REFERRING else ():
+        for event_id in referenced_ids(entry) if event.kind in REFERRING else ():
             if event_id in links.seqs:
                 continue
             if action := before.get(event_id):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from compat.v0 import actions
 from compat.v0.actions import RISKS
 from compat.v0.values import (
@@ -53,8 +55,7 @@ ERROR_IDS: Final = {
 _OUT_OF_CREDITS: Final = ("budget has been exceeded", "out of credits", "out of funds")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """An event of our log, prepared for translation.
 
     ``value`` is the parsed payload, or ``{}`` if the payload is not a JSON object. ``at`` is the time when this server
@@ -73,6 +74,9 @@ class Entry:
         """Return a row of the log (``Event`` or ``LoggedEvent``) as an entry."""
         at = event.received_at.isoformat()
         return cls(event.seq, event.event_id, event.kind, event.source, loads(event.payload), at)
+
+
+STATE: Final = "ConversationStateUpdateEvent"
 
 
 @dataclass(slots=True)
@@ -116,7 +120,7 @@ def translate_event(entry: Entry, links: Links) -> Json | None:
     if entry.kind == "ActionEvent":
         links.actions[entry.event_id] = entry.value
     links.seqs[entry.event_id] = entry.seq
-    if (metrics := extract_metrics(entry)) is not None:
+    if entry.kind == STATE and (metrics := extract_metrics(entry)) is not None:
         links.metrics = metrics
     translator = KINDS.get(entry.kind)
     if translator is None:
@@ -161,8 +165,11 @@ def _build_action(
     source: str | None = None,
     more: Json | None = None,
 ) -> Json:
-    base = _base_fields(entry, source or _v0_source(entry), message)
-    return base | {"action": name, "args": args} | (more or {})
+    event = _base_fields(entry, source or _v0_source(entry), message)
+    event["action"], event["args"] = name, args
+    if more:
+        event |= more
+    return event
 
 
 def _build_observation(
@@ -175,8 +182,11 @@ def _build_observation(
     more: Json | None = None,
     source: str = "environment",
 ) -> Json:
-    base = _base_fields(entry, source, message)
-    return base | {"observation": name, "content": content, "extras": extras} | (more or {})
+    event = _base_fields(entry, source, message)
+    event["observation"], event["content"], event["extras"] = name, content, extras
+    if more:
+        event |= more
+    return event
 
 
 def _v0_source(entry: Entry) -> str:
@@ -228,7 +238,8 @@ def _translate_engine_message(entry: Entry, links: Links) -> Json | None:
         list_image_urls(content),
         waits_for_response=_is_agent(entry),
     )
-    return event | _llm_metrics(entry, links)
+    event |= _llm_metrics(entry, links)
+    return event
 
 
 def _is_agent(entry: Entry) -> bool:
@@ -252,17 +263,25 @@ def _translate_system_prompt(entry: Entry, links: Links) -> Json:
 
 def _translate_action(entry: Entry, links: Links) -> Json:
     action = actions.render_action(entry.value)
-    more = _tool_call_metadata(entry) | _llm_metrics(entry, links) | (action.more or {})
+    more = _tool_call_metadata(entry)
+    if links.metrics and _is_agent(entry):
+        more["llm_metrics"] = links.metrics
+    if action.more:
+        more |= action.more
     return _build_action(
         entry, action.name, action.message, action.fields, source="agent", more=more
     )
 
 
 def _translate_observation(entry: Entry, links: Links) -> Json | None:
-    result = actions.render_observation(entry.value, links.actions.get(_action_id(entry), {}))
+    action = links.actions.get(_action_id(entry)) or {}
+    result = actions.render_observation(entry.value, action)
     if result is None:
         return None
-    more = _cause_field(entry, links) | _tool_call_metadata(entry) | (result.more or {})
+    more = _cause_field(entry, links)
+    more |= _tool_call_metadata(entry)
+    if result.more:
+        more |= result.more
     # In V0 a tool's result has the source of its caller, the agent. The engine says "environment".
     return _build_observation(
         entry, result.name, result.message, result.fields, result.content, more=more, source="agent"
@@ -306,7 +325,7 @@ def _llm_metrics(entry: Entry, links: Links) -> Json:
 
 def extract_metrics(entry: Entry) -> Json | None:
     """Return V0's ``llm_metrics`` if an event reports the totals of tokens and cost, otherwise None."""
-    if entry.kind != "ConversationStateUpdateEvent":
+    if entry.kind != STATE:
         return None
     value = entry.value.get("value")
     if entry.value.get("key") == "full_state":

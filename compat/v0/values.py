@@ -78,6 +78,9 @@ def join_text_parts(content: Any) -> str:
     """Return the text of a message's content: the string itself, or its text parts joined by newlines."""
     if isinstance(content, str):
         return content
+    # Most messages have one part.
+    if type(content) is list and len(content) == 1 and type(content[0]) is dict:
+        return as_text(content[0].get("text"))
     parts = [as_text(part.get("text")) for part in as_list(content) if isinstance(part, dict)]
     return "\n".join(part for part in parts if part)
 

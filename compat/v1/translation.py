@@ -62,10 +62,13 @@ def encode_event(event: Row) -> str:
     if event.kind in SERVER_KINDS:
         return _encode_server_event(event, value)
     is_repaired = _repair(event, value)
-    was, now = value.get("timestamp"), _timestamp_of(event)
+    was, now = value["timestamp"], _timestamp_of(event)
     # Usually only the time changes. Encoding the whole event again is slow, and changes numbers beyond a float's range.
-    if not is_repaired and event.payload.count(quoted := json.dumps(was)) == 1:
-        return event.payload.replace(quoted, f'"{now}"')
+    if not is_repaired:
+        is_plain = was.isascii() and was.isprintable() and '"' not in was and "\\" not in was
+        parts = event.payload.split(f'"{was}"' if is_plain else json.dumps(was), 2)
+        if len(parts) == 2:
+            return f'{parts[0]}"{now}"{parts[1]}'
     return json.dumps(value | {"timestamp": now})
 
 
@@ -167,7 +170,10 @@ def format_timestamp(moment: datetime) -> str:
     Because the number of digits is fixed, sorting the texts also sorts the times. Clients send them back in URLs, where
     ``Z`` needs no encoding.
     """
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    text = moment.isoformat(timespec="microseconds")
+    if not text.endswith("+00:00"):
+        text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return f"{text[:-6]}Z"
 
 
 def encode_state(key: str, value: Any) -> str:

@@ -21,7 +21,8 @@ class Window(msgspec.Struct, gc=False):
 
     ``echoes`` are the ids of the engine's copies of messages that the log also holds as ``UserMessage`` (ADR 3), of
     this part. ``actions`` are the ``ActionEvent`` rows shortly before the part. ``stats`` are at most ``STATS_MAX``
-    state updates before the part whose payload may report the totals of tokens and cost, newest first.
+    state updates before the part whose payload may report the totals of tokens and cost, newest first. The
+    ``engine_time`` of events is not read.
     """
 
     events: list[LoggedEvent]
@@ -48,23 +49,21 @@ def read_window(
     window = Window([], set(), [], [])
     values = {"pk": conversation_id, "first": first, "last": last, "limit": limit}
     values |= {"kinds": list(kinds), "searched": states_searched}
-    for part, is_echo, *row in prepared.fetch(_REVERSE if reverse else _FORWARD, values):
-        event = LoggedEvent(*row)
-        if part == _PAGE:
-            window.events.append(event)
-            if is_echo:
-                window.echoes.add(event.event_id)
-        elif part == _ACTION:
-            window.actions.append(event)
-        else:
-            window.stats.append(event)
+    lists = (window.events, window.events, window.actions, window.stats)
+    for part, seq, event_id, kind, source, payload, at in prepared.fetch(
+        _REVERSE if reverse else _FORWARD, values
+    ):
+        lists[part].append(LoggedEvent(seq, event_id, kind, source, payload, None, at))
+        if part == _ECHO:
+            window.echoes.add(event_id)
     if reverse:
         window.events.reverse()
     return window
 
 
-_PAGE, _ACTION, _STATS = range(3)
-_NAMES = ", ".join(COLUMNS)
+_PAGE, _ECHO, _ACTION, _STATS = range(4)
+_COLUMNS = [name for name in COLUMNS if name != "engine_time"]
+_NAMES = ", ".join(_COLUMNS)
 # PostgreSQL reads the messages of the conversation once, and only if the part has a user's message of the engine. A
 # key with an escape sequence could be ``usage_to_metrics`` too.
 _STATEMENT = f"""
@@ -73,15 +72,15 @@ WITH page AS MATERIALIZED (
     WHERE conversation_id = %(pk)s AND seq >= %(first)s AND seq <= %(last)s AND kind = ANY(%(kinds)s)
     ORDER BY seq {{order}} LIMIT %(limit)s
 ), edge AS MATERIALIZED (SELECT min(seq) AS seq FROM page)
-SELECT {_PAGE}, CASE WHEN kind = 'MessageEvent' AND source = 'user' THEN event_id IN (
+SELECT CASE WHEN kind = 'MessageEvent' AND source = 'user' AND event_id IN (
     SELECT m.engine_event_id FROM {OutgoingMessage._meta.db_table} m WHERE m.conversation_id = %(pk)s
-) ELSE FALSE END, {_NAMES} FROM page
+) THEN {_ECHO} ELSE {_PAGE} END, {_NAMES} FROM page
 UNION ALL
-SELECT {_ACTION}, FALSE, {", ".join(f"e.{name}" for name in COLUMNS)}
+SELECT {_ACTION}, {", ".join(f"e.{name}" for name in _COLUMNS)}
 FROM edge JOIN {Event._meta.db_table} e ON e.conversation_id = %(pk)s
     AND e.seq < edge.seq AND e.seq >= edge.seq - {ACTIONS_BEFORE} AND e.kind = 'ActionEvent'
 UNION ALL
-SELECT {_STATS}, FALSE, {", ".join(f"s.{name}" for name in COLUMNS)} FROM edge CROSS JOIN LATERAL (
+SELECT {_STATS}, {", ".join(f"s.{name}" for name in _COLUMNS)} FROM edge CROSS JOIN LATERAL (
     SELECT * FROM (
         SELECT {_NAMES} FROM {Event._meta.db_table}
         WHERE conversation_id = %(pk)s AND seq < edge.seq AND kind = 'ConversationStateUpdateEvent'

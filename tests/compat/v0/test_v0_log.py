@@ -5,6 +5,7 @@ import json
 import pytest
 
 from compat.v0 import event_pages, log, prompts, states
+from conversations.log import windows
 from conversations.models import Conversation, NewEvent
 from tests.conftest import key_client
 from tests.factories.conversations import ConversationFactory
@@ -62,6 +63,47 @@ class TestPages:
 
         [event] = body["events"]
         assert (event["cause"], event["extras"]["command"]) == (action, "ls")
+
+    def test_reference_that_cannot_be_stored_or_is_far_away_breaks_no_page(
+        self, api, conversation, append
+    ):
+        action = append("ActionEvent", action={"kind": "TerminalAction", "command": "ls"})
+        for _ in range(windows.ACTIONS_BEFORE + 5):
+            append("MessageEvent", **say("Hi"))
+        seq = append("Condensation", forgotten_event_ids=["\ud800", "a\0b", f"e{action}"])
+
+        body = api.get(build_path(conversation, f"events?start_id={seq}")).json()
+
+        [event] = body["events"]
+        assert event["args"]["forgotten_event_ids"] == [action]
+
+    def test_totals_are_found_behind_state_updates_that_only_mention_them(
+        self, api, conversation, append
+    ):
+        append("ConversationStateUpdateEvent", "environment", **make_stats(0.25))
+        for _ in range(windows.STATS_MAX):
+            empty = {"key": "stats", "value": {"usage_to_metrics": {}}}
+            append("ConversationStateUpdateEvent", "environment", **empty)
+        seq = append("MessageEvent", **say("Hi"))
+
+        for query in (f"start_id={seq}", "reverse=true&limit=1"):
+            body = api.get(build_path(conversation, f"events?{query}")).json()
+            assert body["events"][0]["llm_metrics"]["accumulated_cost"] == 0.25
+
+    @pytest.mark.parametrize("query", ["start_id=0", "start_id=7", "reverse=true"])
+    def test_page_runs_at_most_the_queries_of_the_native_route(
+        self, api, conversation, append, django_assert_num_queries, query
+    ):
+        for _ in range(5):
+            append("ConversationStateUpdateEvent", "environment", **make_stats(0.25))
+            action = append("ActionEvent", action={"kind": "TerminalAction", "command": "ls"})
+            append("ObservationEvent", "environment", action_id=f"e{action}")
+            append("MessageEvent", "user", **say("Hi"))
+        path = build_path(conversation, f"events?{query}&limit=4")
+        api.get(path)
+
+        with django_assert_num_queries(3):
+            assert len(api.get(path).json()["events"]) == 4
 
     def test_end_date_and_start_date_are_inclusive(self, api, conversation, append):
         append("MessageEvent", **say("Hi"))
@@ -295,3 +337,35 @@ def test_list_with_a_foreign_page_id_shows_own_conversations_only(api, alice, ch
     body = api.get(f"/api/conversations?page_id={page['next_page_id']}").json()
 
     assert [row["conversation_id"] for row in body["results"]] == [own.pk.hex]
+
+
+ODD_NUMBERS = (
+    *(0.0, -0.0, 1e-4, 9.9e-5, 1e-5, 1.5e-300, 5e-324, 1e15, 1e16, 1.7e308, 0.1, 123456.789),
+    *(2**63, -(2**63), 2**64 - 1, 2**64, 10**39, 1e22, 123456789012345680.0),
+)
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+@pytest.mark.parametrize("text", ["plain", "é\x7f\u2028😀", '\x00\x1f"\\/', "\ud800"])
+def test_page_has_the_bytes_of_its_events_encoded_one_by_one(number, text):
+    fields = ("content", "timeout", "arguments", "metadata")
+    events = [
+        {"id": 1, "message": text, "args": {name: value}}
+        for name in fields
+        for value in (text, number)
+    ]
+    events += [
+        {"id": 2, "args": {}, "timeout": number},
+        {"id": 3, "extras": {"view_range": [1, 2]}},
+    ]
+    events += [
+        {"id": 4, "args": {"arguments": {"a": [number, text]}}},
+        {"id": 5, "extras": {"inputs": [number]}},
+    ]
+    for name in ("accumulated_cost", "max_budget_per_task"):
+        metrics = {"accumulated_cost": 0.5, "max_budget_per_task": None} | {name: number}
+        events.append({"id": 6, "args": {"thought": text}, "llm_metrics": metrics})
+
+    expected = b",".join(event_pages.encode_event(event) for event in events)
+
+    assert event_pages.encode_page(events, True) == b'{"events":[%s],"has_more":true}' % expected
