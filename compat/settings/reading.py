@@ -56,7 +56,7 @@ def read_record_in(user: Any, organization_id: UUID | None, permission: str) -> 
     Runs one database query.
     """
     bound = user.bound_organization_id
-    if bound and organization_id != bound:
+    if not user.is_active or (bound and organization_id != bound):
         return None
     if organization_id is None:
         rows = _OF_PERSONAL.rows(user=user.pk)

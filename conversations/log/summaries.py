@@ -136,7 +136,9 @@ def _limits_of(user: Any) -> dict[str, UUID]:
 
 
 def find_summaries(user: Any, ids: Sequence[UUID]) -> dict[UUID, Summary]:
-    """Return the conversations of ``ids`` that an active user may see, by id. Runs one database query."""
+    """Return the conversations of ``ids`` that a user may see, by id. Runs one database query."""
+    if not (user.is_authenticated and user.is_active):
+        return {}
     limits = _limits_of(user)
     rows = _BY_ID[tuple(limits)].rows(user=user.pk, ids=list(ids), **limits)
     return {row[0]: Summary(*row) for row in rows}

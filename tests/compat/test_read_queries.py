@@ -10,6 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import Membership, Organization
+from compat.settings.reading import read_record_in
+from conversations.log.summaries import find_summaries
 from conversations.models import Conversation, Event, NewEvent
 from tests.conftest import key_client
 from tests.factories.conversations import ConversationFactory
@@ -180,3 +182,21 @@ def test_settings_of_a_suspended_organization_are_refused(api, browser, alice):
 
     assert api.get("/api/settings").status_code == 401
     assert browser.get("/api/settings").json()["code"] == "organization-suspended"
+
+
+def test_inactive_user_sees_no_conversation_and_no_settings(alice, log):
+    organization = alice.personal_organization.pk
+    assert find_summaries(alice, [log.pk]).keys() == {log.pk}
+    assert read_record_in(alice, organization, "settings.view")
+
+    alice.is_active = False
+
+    assert find_summaries(alice, [log.pk]) == {}
+    assert read_record_in(alice, organization, "settings.view") is None
+
+
+def test_conversation_key_finds_only_its_conversation(alice, log):
+    other = ConversationFactory(created_by=alice)
+    alice.bound_organization_id, alice.bound_conversation_id = log.organization_id, log.pk
+
+    assert find_summaries(alice, [log.pk, other.pk]).keys() == {log.pk}
