@@ -15,6 +15,8 @@ from channels_redis.pubsub import (
 )
 from channels_redis.utils import _wrap_close, decode_hosts
 
+from lib.batches import Batches
+
 log = logging.getLogger("channels_redis.pubsub")
 WAIT_SECONDS = 60.0
 """How long one wait for a message may take. Another follows, so its length does not matter."""
@@ -45,10 +47,25 @@ class _Shard(RedisSingleShardConnection):  # type: ignore[misc]
     def __init__(self, host: Any, channel_layer: _LoopLayer) -> None:
         super().__init__(host, channel_layer)
         self._has_joined = asyncio.Event()
+        self._joins: Batches[str, None] = Batches(self._subscribe_together, size=500, calls=1)
 
     async def subscribe(self, channel: str) -> None:
-        await super().subscribe(channel)
+        """Subscribe to a channel of Redis. Channels that are joined at the same time share a command."""
+        if channel not in self._subscribed_to:
+            await self._joins.ask(channel)
         self._has_joined.set()
+
+    async def _subscribe_together(self, channels: list[str]) -> dict[str, Exception | None]:
+        async with self._lock:
+            layer = self.channel_layer
+            # A channel may have been left since it was joined.
+            joined = [name for name in channels if name in layer.groups or name in layer.channels]
+            if new := [name for name in joined if name not in self._subscribed_to]:
+                self._ensure_redis()
+                self._ensure_receiver()
+                await self._pubsub.subscribe(*new)
+                self._subscribed_to.update(new)
+        return dict.fromkeys(channels)
 
     async def _do_receiving(self) -> None:
         while True:

@@ -97,3 +97,32 @@ async def test_messages_arrive_again_after_redis_closed_the_connection(layer):
 
     async with asyncio.timeout(SECONDS):
         assert await send_until_received() == {"type": "x"}
+
+
+async def test_groups_that_are_joined_together_share_a_command(layer, monkeypatch):
+    commands, real = [], PubSub.subscribe
+
+    async def count(self, *channels, **options):
+        commands.append(len(channels))
+        return await real(self, *channels, **options)
+
+    monkeypatch.setattr(PubSub, "subscribe", count)
+    channel = await layer.new_channel("test")
+    await asyncio.gather(*(layer.group_add(f"g{number}", channel) for number in range(50)))
+    assert sum(commands) == 51
+    assert len(commands) <= 4
+
+    for number in (0, 49):
+        await layer.group_send(f"g{number}", {"type": "x", "number": number})
+        assert (await receive(layer, channel))["number"] == number
+
+
+async def test_group_that_is_left_before_redis_was_asked_is_not_joined(layer):
+    channel = await layer.new_channel("test")
+    shard = layer._get_layer()._shards[0]
+    joining = [asyncio.create_task(layer.group_add(f"g{number}", channel)) for number in range(3)]
+    await asyncio.sleep(0)
+    await layer.group_discard("g2", channel)
+    await asyncio.gather(*joining)
+
+    assert sorted(name[-2:] for name in shard._subscribed_to if "__group__" in name) == ["g0", "g1"]
