@@ -2,8 +2,8 @@
 
 procrastinate runs a connection that listens, a heartbeat, a poll and a clock of periodic jobs for each worker. Here the
 workers of a process share one of each. One small statement every ``LOOK_SECONDS`` is the heartbeat of all workers. It
-also asks for jobs that are due, for the time of the next scheduled job, and for jobs of dead workers. New jobs are
-announced by PostgreSQL, so they start without waiting for that statement.
+also asks for jobs that are due, for the time of the next scheduled job, for jobs to abort and for jobs of dead workers.
+PostgreSQL announces new jobs and requests to abort, so they do not wait for that statement.
 """
 
 import asyncio
@@ -43,6 +43,7 @@ SELECT
         SELECT extract(epoch FROM min(scheduled_at) - now())::float FROM procrastinate_jobs
         WHERE status = 'todo' AND scheduled_at > now()
     ) AS next_seconds,
+    ARRAY(SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND abort_requested) AS to_abort,
     EXISTS (
         SELECT FROM procrastinate_jobs AS job LEFT JOIN procrastinate_workers AS worker ON worker.id = job.worker_id
         WHERE job.status = 'doing'
@@ -59,6 +60,8 @@ class Look:
     """The queues that have jobs to run now. Some of these jobs may wait for a lock."""
     next_seconds: float | None
     """The seconds until the next scheduled job, or None if there is none."""
+    to_abort: Collection[int]
+    """The ids of running jobs that are to be aborted."""
     has_stalled: bool
     """Whether a worker died and its jobs have to run again."""
 
@@ -117,6 +120,8 @@ class JobWorkers:
             look = await self._look()
             for worker in {self._workers[name] for name in look.due if name in self._workers}:
                 worker.wake()
+            for worker in self.workers if look.to_abort else ():
+                worker.abort(look.to_abort)
             if look.has_stalled:
                 with contextlib.suppress(AlreadyEnqueued):
                     await queue.retry_stalled_jobs()
@@ -149,6 +154,10 @@ class QueueWorker(Worker):
     def wake(self) -> None:
         """Fetch jobs now."""
         self._new_job_event.set()
+
+    def abort(self, job_ids: Collection[int]) -> None:
+        """Abort those of the jobs that this worker runs. Safe to repeat."""
+        self._handle_abort_jobs_requested(job_ids)
 
     async def work(self) -> None:
         """Run jobs until the task of this call is cancelled."""

@@ -65,19 +65,33 @@ class Process:
 @sync_to_async
 def insert(name=queue.LONG, *, task=NO_TASK, lock=None, in_seconds=None, silently=False):
     """Insert a job and return its id. With ``silently``, no worker is notified."""
-    trigger = "TRIGGER procrastinate_jobs_notify_queue_job_inserted_v1"
-    with connection.cursor() as cursor:
-        if silently:
-            cursor.execute(f"ALTER TABLE procrastinate_jobs DISABLE {trigger}")
+    with connection.cursor() as cursor, without_trigger(cursor, "inserted_v1" if silently else ""):
         cursor.execute(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args, lock, scheduled_at) "
             "VALUES (%s, %s, '{}', %s, now() + make_interval(secs => %s)) RETURNING id",
             [name, task, lock, in_seconds],
         )
-        job_id = cursor.fetchone()[0]
-        if silently:
-            cursor.execute(f"ALTER TABLE procrastinate_jobs ENABLE {trigger}")
-    return job_id
+        return cursor.fetchone()[0]
+
+
+@contextlib.contextmanager
+def without_trigger(cursor, name):
+    """Disable a trigger of procrastinate that notifies workers of a job, if a name is given."""
+    trigger = f"TRIGGER procrastinate_jobs_notify_queue_job_{name}"
+    if name:
+        cursor.execute(f"ALTER TABLE procrastinate_jobs DISABLE {trigger}")
+    yield
+    if name:
+        cursor.execute(f"ALTER TABLE procrastinate_jobs ENABLE {trigger}")
+
+
+@sync_to_async
+def request_abort(job_id):
+    """Ask to abort a job, without a notification of the workers."""
+    with connection.cursor() as cursor, without_trigger(cursor, "aborted_v1"):
+        cursor.execute(
+            "UPDATE procrastinate_jobs SET abort_requested = true WHERE id = %s", [job_id]
+        )
 
 
 @sync_to_async
@@ -123,6 +137,17 @@ async def test_job_without_an_announcement_is_found(monkeypatch):
         job_id = await insert(silently=True)
 
         assert await seconds_until_done(job_id) < job_workers.LOOK_SECONDS + 1
+
+
+async def test_abort_without_an_announcement_is_found():
+    async with Process(job_seconds=60).run():
+        job_id = await insert(task=QUICK_TASK)
+        while await read_status(job_id) != "doing":
+            await asyncio.sleep(0.05)
+        await request_abort(job_id)
+
+        assert await seconds_until_done(job_id) < job_workers.LOOK_SECONDS + 1
+        assert await read_status(job_id) == "aborted"
 
 
 async def test_job_whose_delay_is_removed_starts_at_once():
