@@ -33,7 +33,7 @@ def loads(raw: str) -> dict[str, Any]:
 
 _DECODER = msgspec.json.Decoder()
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
-_LONG_DIGITS = b"0" * (LONG_NUMBER + 1)
+_LONG_DIGITS = b"0" * LONG_NUMBER
 
 
 def _parse_number(digits: str) -> Any:
