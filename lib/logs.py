@@ -80,6 +80,13 @@ class WithoutTokens(logging.Filter):
         return True
 
 
+class WithoutAcceptedSockets(logging.Filter):
+    """A filter that drops uvicorn's lines for each accepted WebSocket. The lines for refused ones stay."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).endswith(("[accepted]", "connection open", "connection closed"))
+
+
 class WithoutTracebacksOfClientFaults(logging.Filter):
     """A filter that drops the traceback of a request that Django refuses with 400, such as one with a wrong ``Host``.
 

@@ -540,6 +540,7 @@ PROMETHEUS_EXPORT_MIGRATIONS = False
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
 ACCESS_LOG = env.choice("ACCESS_LOG", ("all", "problems"), "all")
 """The requests with a line in the access log: all, or only those that fail or take longer than a second."""
+LOG_SOCKETS = env.boolean("LOG_SOCKETS", False)
 LOG_FORMAT = env.choice("LOG_FORMAT", ("json", "text"), "json")
 LOGGING = {
     "version": 1,
@@ -552,6 +553,7 @@ LOGGING = {
         "tokens": {"()": "lib.logs.WithoutTokens"},
         "client-faults": {"()": "lib.logs.WithoutTracebacksOfClientFaults"},
         "accept-errors": {"()": "lib.open_files.AcceptErrors"},
+        "accepted-sockets": {"()": "lib.logs.WithoutAcceptedSockets"},
         "causes": {"()": "lib.causes.OneLinePerCause"},
     },
     "handlers": {
@@ -570,6 +572,7 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "mcp": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
+        "uvicorn.error": {"filters": [] if LOG_SOCKETS else ["accepted-sockets"]},
         # Django's own handlers write without our filter: with DEBUG for all of Django, and for `runserver`.
         "django": {"level": "INFO", "handlers": [], "propagate": True},
         "django.server": {"level": "WARNING", "handlers": [], "propagate": True},

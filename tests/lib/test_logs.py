@@ -16,6 +16,7 @@ from lib.logs import (
     SECRET_PATHS,
     JSONFormatter,
     TextFormatter,
+    WithoutAcceptedSockets,
     WithoutTokens,
     WithoutTracebacksOfClientFaults,
     hide_secrets,
@@ -285,6 +286,24 @@ def test_long_text_is_searched_in_linear_time(text):
     started = time.process_time()
     hide_secrets(text)
     assert time.process_time() - started < 2
+
+
+def test_accepted_sockets_have_no_line_and_refused_ones_have_one(log):
+    logger = logging.getLogger("uvicorn.error")
+    assert configured.LOGGING["loggers"]["uvicorn.error"]["filters"] == ["accepted-sockets"]
+    log_filter = WithoutAcceptedSockets()
+    logger.addFilter(log_filter)
+    try:
+        # The messages of uvicorn 0.54 and websockets 16 for an accepted socket, then those for a refused one.
+        logger.warning('%s - "WebSocket %s" [accepted]', "127.0.0.1:1", "/ws/v1/conversations/x")
+        logger.warning("connection open")
+        logger.warning("connection closed")
+        assert log.getvalue() == ""
+        logger.warning('%s - "WebSocket %s" 403', "127.0.0.1:1", "/ws/v1/conversations/x")
+        logger.warning("connection rejected (%d %s)", 403, "Forbidden")
+    finally:
+        logger.removeFilter(log_filter)
+    assert log.getvalue().count("\n") == 2
 
 
 def test_request_that_django_refuses_is_logged_without_a_traceback(log):
