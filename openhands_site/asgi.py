@@ -13,7 +13,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openhands_site.settings")
 django.setup(set_prefix=False)
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - models need the set-up above
+from channels.routing import ProtocolTypeRouter  # noqa: E402 - models need the set-up above
 from django.conf import settings  # noqa: E402
 from django.utils.module_loading import import_string  # noqa: E402
 
@@ -23,7 +23,7 @@ from lib.connections import PersistentConnection  # noqa: E402
 from lib.open_files import raise_limit  # noqa: E402
 from lib.routes import url_pattern  # noqa: E402
 from openhands_site.middleware.headers import SocketHeaders  # noqa: E402
-from openhands_site.routing import is_held, websocket_urlpatterns  # noqa: E402
+from openhands_site.routing import is_held, route_socket  # noqa: E402
 from openhands_site.serving.addresses import ClientAddress  # noqa: E402
 from openhands_site.serving.arriving_bodies import ArrivingBodies  # noqa: E402
 from openhands_site.serving.bodies import BodyLimit  # noqa: E402
@@ -62,9 +62,8 @@ async def http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await application_for(scope["path"])(scope, receive, send)
 
 
-# SocketIO handles the paths below /socket.io and passes all other sockets on to Channels.
-routed = URLRouter(websocket_urlpatterns)
-sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(routed))))
+# SocketIO handles the paths below /socket.io and passes all other sockets on.
+sockets = RoomForSockets(SocketHeaders(OriginCheck(SocketIO(route_socket))))
 
 
 def protocols(http: Any) -> ProtocolTypeRouter:

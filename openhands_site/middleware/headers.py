@@ -1,6 +1,7 @@
 """Middleware for security headers: a content security policy that allows only this server's scripts, and no caching."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -65,15 +66,21 @@ class SocketHeaders:
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
-        # A plain function, not a coroutine: it is called for every frame that a socket sends.
-        def with_headers(message: dict[str, Any]) -> Awaitable[None]:
-            if message["type"] == "websocket.accept":
-                headers = [*message.get("headers", ()), *HANDSHAKE_HEADERS]
-                if settings.SECURE_HSTS_SECONDS:
-                    age = f"max-age={settings.SECURE_HSTS_SECONDS}".encode()
-                    headers.append((b"strict-transport-security", age))
-                message = message | {"headers": headers}
-            return send(message)
+    # A plain function: the frame of a coroutine would be kept as long as a socket is open.
+    def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> Awaitable[None]:
+        result: Awaitable[None] = self.application(scope, receive, partial(_add_to_accept, send))
+        return result
 
-        await self.application(scope, receive, with_headers)
+
+def _add_to_accept(send: Send, message: dict[str, Any]) -> Awaitable[None]:
+    """Send a message of a socket, with the security headers if it accepts the handshake.
+
+    A plain function, because it is called for every frame.
+    """
+    if message["type"] == "websocket.accept":
+        headers = [*message.get("headers", ()), *HANDSHAKE_HEADERS]
+        if settings.SECURE_HSTS_SECONDS:
+            age = f"max-age={settings.SECURE_HSTS_SECONDS}".encode()
+            headers.append((b"strict-transport-security", age))
+        message = message | {"headers": headers}
+    return send(message)

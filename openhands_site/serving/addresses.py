@@ -1,5 +1,6 @@
 """The client's IP address: the address of the connection, or the address that a trusted proxy reports."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from django.conf import settings
@@ -24,10 +25,12 @@ class ClientAddress:
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    # A plain function: the frame of a coroutine would be kept as long as a socket is open.
+    def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Awaitable[None]:
         if settings.TRUSTED_PROXIES and scope["type"] in ("http", "websocket"):
             scope = _resolve_client(scope)
-        await self.application(scope, receive, send)
+        result: Awaitable[None] = self.application(scope, receive, send)
+        return result
 
 
 class ClientAddressOfEnviron:

@@ -34,13 +34,16 @@ class BodyLimit:
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # A plain function: the frame of a coroutine would be kept as long as a socket is open.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if sentence := _head_too_large(scope):
-            await refuse(scope, send, 431, "headers-too-large", sentence)
-            return
-        if scope["type"] != "http":
-            await self.application(scope, receive, send)
-            return
+            return refuse(scope, send, 431, "headers-too-large", sentence)
+        if scope["type"] == "http":
+            return self._limit_body(scope, receive, send)
+        result: Awaitable[None] = self.application(scope, receive, send)
+        return result
+
+    async def _limit_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = body_limit(scope["path"])
         headers = dict(scope["headers"])
         if not fits(headers.get(b"content-length", b""), limit):

@@ -53,21 +53,37 @@ class RoomForSockets:
             )
             await _close(receive, send, sentence)
             return
-        self._anonymous[address] += 1
-        is_counted = True
-
-        def stop_counting() -> None:
-            nonlocal is_counted
-            if is_counted:
-                is_counted = False
-                self._anonymous[address] -= 1
-                if not self._anonymous[address]:
-                    del self._anonymous[address]
-
+        anonymous = _AnonymousSocket(self._anonymous, address, scope)
+        # In place: a copy would be kept as long as the socket is open.
+        scope[SIGNED_IN] = anonymous.sign_in
         try:
-            await self.application(scope | {SIGNED_IN: stop_counting}, receive, send)
+            await self.application(scope, receive, send)
         finally:
-            stop_counting()
+            anonymous.stop_counting()
+
+
+class _AnonymousSocket:
+    """A socket that counts for its network address until its client has signed in."""
+
+    __slots__ = ("_address", "_counter", "_scope")
+
+    def __init__(self, counter: Counter[str], address: str, scope: Scope) -> None:
+        self._address, self._scope = address, scope
+        self._counter: Counter[str] | None = counter
+        counter[address] += 1
+
+    def stop_counting(self) -> None:
+        """Stop counting the socket. Safe to repeat."""
+        if (counter := self._counter) is not None:
+            self._counter = None
+            counter[self._address] -= 1
+            if not counter[self._address]:
+                del counter[self._address]
+
+    def sign_in(self) -> None:
+        """Stop counting the socket, and drop its handshake: the socket stays open for hours without needing it."""
+        self.stop_counting()
+        self._scope.clear()
 
 
 class RoomForStreams:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from channels.routing import URLRouter
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from conversations.grpc.v1 import events_pb2
@@ -64,16 +63,16 @@ def list_socket_routes() -> list[str]:
     """Return the policy rows of the WebSocket routes. The router is inside several layers of middleware."""
     from compat.v0.sockets import PATH, SocketIO
     from openhands_site.asgi import application
-    from openhands_site.routing import UNKNOWN
+    from openhands_site.routing import UNKNOWN, route_socket, websocket_urlpatterns
 
     rows = []
     layer = application.application_mapping["websocket"]
-    while not isinstance(layer, URLRouter):
+    while layer is not route_socket:
         if isinstance(layer, SocketIO):
             rows.append(f"WS {PATH}")
-        layer = getattr(layer, "application", None) or layer.inner
+        layer = layer.application
     # The last route refuses every other path.
-    served = [route for route in layer.routes if route.callback is not UNKNOWN]
+    served = [route for route in websocket_urlpatterns if route.callback is not UNKNOWN]
     return rows + [f"WS {_address(str(route.pattern))}" for route in served]
 
 
