@@ -4,7 +4,7 @@ A permission is a name, and a role is a set of permission names (``accounts.role
 are permission names too. A key can do only what both its scopes and its owner's role allow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -116,14 +116,24 @@ class InOrganization(Protocol):
 def permissions_on(user: Any, row: InOrganization) -> frozenset[str]:
     """Return the names of the permissions that a user has on one row. Runs one database query.
 
-    For a conversation, this is the only place that decides who may steer, stop and delete it. Code that acts for a user
-    on a conversation must call this function or ``require_on``, and not ``permissions_in``.
+    For a conversation, this and ``permissions_on_each`` are the only places that decide who may steer, stop and delete
+    it. Code that acts for a user on a conversation must call one of these functions or ``require_on``, and not
+    ``permissions_in``.
     """
-    granted = permissions_in(user, row.organization_id)
-    limit: Callable[[Any, frozenset[str]], frozenset[str]] | None = getattr(
-        row, "limit_permissions", None
-    )
-    return limit(user, granted) if limit else granted
+    return permissions_on_each(user, [row])[0]
+
+
+def permissions_on_each(user: Any, rows: Sequence[InOrganization]) -> list[frozenset[str]]:
+    """Return what ``permissions_on`` returns for each row, in order. Runs one database query for each organization."""
+    granted = {key: permissions_in(user, key) for key in {row.organization_id for row in rows}}
+    permissions = []
+    for row in rows:
+        limit: Callable[[Any, frozenset[str]], frozenset[str]] | None = getattr(
+            row, "limit_permissions", None
+        )
+        names = granted[row.organization_id]
+        permissions.append(limit(user, names) if limit else names)
+    return permissions
 
 
 def require_on(user: Any, row: InOrganization, permission: str) -> None:

@@ -24,7 +24,7 @@ ONE = "--one"
 NAMES = (
     *("first_minute", "append", "grpc", "fanout", "followed", "growth", "idle", "layer", "rest"),
     *("startup", "middleware", "packages", "table", "path", "isolation", "markdown", "redaction"),
-    *("pages", "compat"),
+    *("pages", "compat", "clients", "opening", "memory", "roles"),
 )
 
 

@@ -36,6 +36,15 @@ def keep_own_connection(seconds: int | None = None) -> None:
     connection.settings_dict = shared | {"CONN_MAX_AGE": seconds, "OPTIONS": options}
 
 
+def close_ended_connection() -> None:
+    """Close the calling thread's connection if PostgreSQL has closed it, so that the next query opens a new one.
+
+    Runs no query.
+    """
+    if connection.connection is not None and _was_closed(connection.connection):
+        connection.close()
+
+
 def release_connection() -> None:
     """Give the calling thread's database connection back to the pool, before the thread waits for something else.
 
@@ -64,8 +73,8 @@ def limit_idle_transactions(seconds: float) -> None:
 def _prepare_connection() -> None:
     if connection.settings_dict["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
         keep_own_connection(settings.DATABASE_KEEP_SECONDS)
-    elif connection.connection is not None and _was_closed(connection.connection):
-        connection.close()
+    else:
+        close_ended_connection()
 
 
 def _was_closed(link: Any) -> bool:

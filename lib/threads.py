@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from django.db import close_old_connections, connections
 
-from lib.connections import keep_own_connection
+from lib.connections import close_ended_connection, keep_own_connection
 
 T = TypeVar("T")
 
@@ -28,6 +28,8 @@ class DatabaseThreads:
         # ``close_all`` returns a pooled connection to Django's pool. ``close_old_connections`` closes only connections
         # that failed.
         self._release = close_old_connections if keep_connections else connections.close_all
+        # A kept connection may have ended while the thread waited, for example when PostgreSQL restarted.
+        self._prepare = close_ended_connection if keep_connections else _do_nothing
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call ``function`` in one of the threads, with the caller's context variables, and return its result."""
@@ -39,7 +41,12 @@ class DatabaseThreads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        self._prepare()
         try:
             return function(*args, **kwargs)
         finally:
             self._release()
+
+
+def _do_nothing() -> None:
+    pass

@@ -1,5 +1,6 @@
 """Fixtures for all tests: the users Alice, Bob and Charlie, an API client, and a clean state."""
 
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from rest_framework.test import APIClient
 from accounts import services as accounts
 from accounts.models import Maintenance, Membership, User
 from accounts.services import maintenance
+from conversations.realtime import threads
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,7 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
     """Let pytest-django drop the database at the end although a thread of a test still has a connection to it."""
     yield
     with django_db_blocker.unblock():
+        _close_connections_of_hub()
         name = connection.settings_dict["NAME"]
         connections.close_all()
         with connection._nodb_cursor() as cursor:
@@ -30,6 +33,20 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
             )
             for state, query, _ in cursor.fetchall():
                 warnings.warn(f"A connection was left open, {state}: {query}", stacklevel=1)
+
+
+def _close_connections_of_hub() -> None:
+    """Close the connections that the threads of the hub keep."""
+    pool = threads.POOL._pool
+    # Each thread waits for the others, so that no thread runs the function twice.
+    barrier = threading.Barrier(pool._max_workers)
+
+    def close() -> None:
+        barrier.wait(30)
+        connections.close_all()
+
+    for future in [pool.submit(close) for _ in range(pool._max_workers)]:
+        future.result()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -46,25 +46,28 @@ def read_credentials(scope: Scope) -> Credentials:
     return Credentials.from_scope(scope | {"headers": headers})
 
 
-def admit(scope: Scope) -> Watcher:
-    """Return a ``Watcher`` (the access of one caller to one conversation) for a handshake.
+def read_watcher(scope: Scope) -> Watcher:
+    """Return a ``Watcher`` (one caller of one conversation) for a handshake. Its access is not checked yet.
 
-    Raise ``ConnectionRefused`` if the caller may not watch the conversation. Clients receive the message of the
-    exception as ``connect_error``, so the messages are the same as on OpenHands' own server.
+    Raise ``ConnectionRefused`` if the handshake names no conversation. Clients receive the message of the exception as
+    ``connect_error``, so the messages of this module are the same as on OpenHands' own server.
     """
     requested_id = parse_query(scope).get("conversation_id", "")
     if not requested_id:
         raise ConnectionRefused("No conversation_id in query params")
-    watcher = Watcher(read_credentials(scope), _parse_id(requested_id))
-    refusal = watcher.check_access_now()
+    return Watcher(read_credentials(scope), _parse_id(requested_id))
+
+
+def raise_refusal(scope: Scope, watcher: Watcher, refusal: Refusal | None) -> None:
+    """Raise ``ConnectionRefused`` if the caller may not watch the conversation: ``refusal`` is the reason."""
     if refusal is Refusal.UNAUTHENTICATED:
         if read_conversation_key(scope):
             raise ConnectionRefused("invalid_session_api_key")
         raise ConnectionRefused("No keycloak_auth cookie or valid Authorization header")
     if refusal is not None:
+        requested_id = parse_query(scope).get("conversation_id", "")
         message = f"User {watcher.user_id} is not allowed to join conversation {requested_id[:100]}"
         raise ConnectionRefused(message)
-    return watcher
 
 
 def parse_cursor(scope: Scope) -> int:

@@ -16,28 +16,22 @@ from compat.v0.translation import (
     is_user_message,
     referenced_ids,
     translate_event,
-    translate_events,
 )
 from compat.v0.values import loads
 from conversations.log.windows import STATS_MAX, Window
-from conversations.models import Conversation, Event, OutgoingMessage
+from conversations.models import Event, OutgoingMessage
 from lib.api import find_unstorable
 
-LINKS_MAX = 500
-"""A ``Links`` with more events is emptied. Events that are needed again are then read from the database."""
+LINKS_MAX = 50
+"""The number of events that a ``Links`` keeps. A result usually follows its action at once; an event that is needed
+later is read from the database again."""
 STATES_SEARCHED = 100
 """The number of state updates, newest first, that are searched for the totals of tokens and cost."""
 
 
 def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) -> None:
     """Load the events that the entries refer to into ``links``. Runs at most two database queries."""
-    if len(links.seqs) > LINKS_MAX:
-        links.seqs.clear()
-        links.actions.clear()
-    # ``translate_event`` adds the entries themselves, each before the entries that refer to it.
-    known = {entry.event_id for entry in entries} | links.seqs.keys()
-    missing = set().union(*(referenced_ids(entry) for entry in entries)) - known
-    if missing:
+    if missing := _find_missing(entries, links):
         _load_events(conversation_id, missing, links)
     if message_ids := {entry.event_id for entry in entries if is_user_message(entry)}:
         echoes = OutgoingMessage.objects.filter(
@@ -46,20 +40,28 @@ def load_links(conversation_id: UUID, entries: Sequence[Entry], links: Links) ->
         links.echoes = set(echoes.values_list("engine_event_id", flat=True))
 
 
-def needs_lookup(entry: Entry, links: Links) -> bool:
-    """Return whether ``load_links`` would query the database for this entry."""
-    return is_user_message(entry) or bool(referenced_ids(entry) - links.seqs.keys())
+def needs_lookup(entries: Sequence[Entry], links: Links) -> bool:
+    """Return whether ``load_links`` would query the database for these entries."""
+    return any(map(is_user_message, entries)) or bool(_find_missing(entries, links))
 
 
-def find_resume_position(conversation_id: UUID, seq: int) -> tuple[int, Links]:
-    """Return the ``seq`` after which a reader continues, and the links at that position.
+def _find_missing(entries: Sequence[Entry], links: Links) -> set[str]:
+    """Return the ids of the events that the entries refer to and that ``links`` and the entries do not contain."""
+    # ``translate_event`` adds the entries themselves, each before the entries that refer to it.
+    own_ids = {entry.event_id for entry in entries}
+    return {
+        event_id
+        for entry in entries
+        for event_id in referenced_ids(entry)
+        if event_id not in own_ids and event_id not in links.seqs
+    }
 
-    The argument ``seq`` belongs to the last event that the reader has. The returned ``seq`` is higher if the following
-    events were deleted at the end of their retention period.
-    """
-    rows = Conversation.objects.filter(pk=conversation_id).values_list("pruned_seq", flat=True)
-    position = max(seq, rows.first() or 0)
-    return position, load_links_at(conversation_id, position)
+
+def trim(links: Links) -> None:
+    """Forget the oldest events of ``links`` beyond ``LINKS_MAX``. Call it after each translation."""
+    for event_id in list(links.seqs)[:-LINKS_MAX]:
+        del links.seqs[event_id]
+        links.actions.pop(event_id, None)
 
 
 def load_links_at(conversation_id: UUID, seq: int) -> Links:
@@ -94,9 +96,7 @@ def translate_window(conversation_id: UUID, window: Window, links: Links) -> Ite
     Each row is translated only when its event is requested. The database is queried only for a reference to an event
     that is neither in the window nor shortly before it.
     """
-    if len(links.seqs) > LINKS_MAX:
-        links.seqs.clear()
-        links.actions.clear()
+    trim(links)
     links.echoes = window.echoes
     before = {event.event_id: event for event in window.actions}
     own: set[str] | None = None
@@ -134,10 +134,3 @@ def _load_events(conversation_id: UUID, event_ids: set[str], links: Links) -> No
         links.seqs[event_id] = seq
         if kind == "ActionEvent":
             links.actions[event_id] = loads(payload)
-
-
-def translate_rows(conversation_id: UUID, events: Iterable[Any], links: Links) -> list[Json]:
-    """Return the V0 events of consecutive rows of the log, and update ``links`` for the rows that follow."""
-    entries = [Entry.of_event(event) for event in events]
-    load_links(conversation_id, entries, links)
-    return translate_events(entries, links)

@@ -4,31 +4,36 @@ V0 is OpenHands' older protocol. Every process reads the log through its hub (``
 only to its own sockets, so neither a Redis manager nor Socket.IO rooms are needed. The only transport is WebSocket:
 requests of the polling transport would have to reach the process that holds their session, and no load balancer routes
 them there (ADR 10). The web client uses only WebSocket.
+
+python-socketio handles the connection: the handshake, pings, and the packets of the client. Events do not pass through
+its queue. ``encoding`` encodes each event once, and the feed writes the same bytes to every socket.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import socketio
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
-from compat.v0 import commands, handshake, log, states, translation
+from compat.v0 import commands, encoding, handshake
+from compat.v0.encoding import PROTOCOL, EventForm, V0Encoder
 from compat.v0.packets import CLOSE, BadPacket, PacketCheck
-from compat.v0.translation import Entry, Json, Links
-from conversations.realtime.access import TooManyStreams, UnpingedStream, Watcher, watching
+from compat.v0.translation import Json
+from conversations.realtime import watching
+from conversations.realtime.access import Watcher
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.socket import signed_in
 from conversations.realtime.subscription import Subscription
-from conversations.realtime.threads import run_in_thread
+from lib import framing
 from lib.problems import Problem
 from lib.threads import DatabaseThreads
 
 Receive = Callable[[], Awaitable[Json]]
-Send = Callable[[Json], Awaitable[None]]
+Send = Callable[[Json], Coroutine[Any, Any, None]]
 logger = logging.getLogger(__name__)
 _commands = DatabaseThreads("socket.io", 4)
 """Threads for the clients' actions. They may wait for row locks, so they do not share threads with the hub's reads."""
@@ -37,167 +42,202 @@ MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """The maximum size of a client's message. OpenHands' own server has the same limit."""
 JOIN_SECONDS: Final = 20
 """Seconds that a socket may stay open without joining a conversation."""
-DRAIN_PAUSE: Final = 0.02
-"""Seconds between two checks of the library's send queue."""
-RESTORED: Final = "This conversation was restored from a backup. Reload the page to see its events."
+ANSWER: Final = "40"
+"""The start of the packet with which the library answers the client's connect packet."""
+RESTORED: Final = encoding.encode_packet(
+    {
+        "error": True,
+        "message": "This conversation was restored from a backup. Reload the page to see its events.",
+    }
+)
 
 
 class Follower:
-    """A socket that follows a conversation, with the position in the log and the last state sent to the client."""
+    """A socket that follows a conversation. The encoder of its feed encodes the events."""
 
-    def __init__(self, sid: str, eio_sid: str, watcher: Watcher, after: int) -> None:
+    __slots__ = (
+        "_cursor",
+        "_is_replaying",
+        "_last_sent_id",
+        "_pending_state",
+        "_send",
+        "_subscription",
+        "_task",
+        "conversation_id",
+        "eio_sid",
+        "is_ready_for_frames",
+        "sid",
+        "watcher",
+    )
+
+    def __init__(self, sid: str, eio_sid: str, watcher: Watcher, scope: Json, cursor: int) -> None:
         # ``sid`` is the id of the Socket.IO session, ``eio_sid`` the id of the connection below it (Engine.IO).
-        self.sid, self.eio_sid, self.after = sid, eio_sid, after
+        self.sid, self.eio_sid = sid, eio_sid
         self.watcher, self.conversation_id = watcher, watcher.conversation_id
-        self.last_sent_id = 0
-        self.state = ""
-        self.status = ""
-        self.title: str | None = None
-        # The ``seq`` of the agent's open question, to which an answer of the client refers.
-        self.asked_seq: int | None = None
-        self.links = Links()
-        # While past events are replayed, the last state change, which is sent at the end of the replay.
-        self.pending_state: Json | None = None
-        self.is_replaying = True
-        self.task: asyncio.Task[None] | None = None
-        self.disconnecting: asyncio.Task[None] | None = None
+        self._send: Send = scope["v0.guard"].send_raw
+        self.is_ready_for_frames = framing.READY in scope.get("extensions", ())
+        self._cursor = cursor
+        self._subscription: Subscription | None = None
+        self._task: asyncio.Task[None] | None = None
+        # While past events are replayed, V0 clients receive only the last change of state, at the end of the replay.
+        self._is_replaying = True
+        self._pending_state: tuple[int, EventForm] | None = None
+        self._last_sent_id = 0
 
-    async def run(self) -> None:
+    def start(self) -> None:
         """Send the events that the client lacks, then new events, until the socket closes."""
+        self._spawn(self._open())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.create_task(work)
+
+    async def _open(self) -> None:
+        """Subscribe and send the backlog. From then on the feed sends, and an idle socket needs no task of its own."""
         try:
-            # Clients drop events that arrive before the answer to their connect packet. The library has
-            # no signal for that answer.
-            while not server.manager.is_connected(self.sid, "/"):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-            async with watching(self.watcher, UnpingedStream(self._end_access)):
-                is_gone = await self._follow()
-            # A Socket.IO client does not reconnect after a disconnect, which is right for a deleted conversation.
-            await (server.disconnect(self.sid) if is_gone else self._close_transport())
+            watching.start_watching(self.watcher, watching.UnpingedStream(self._lose_access))
+            hub = get_hub()
+            self._subscription = await hub.join(
+                self.conversation_id, after=self._cursor, encoder=V0Encoder
+            )
+            # Events up to the horizon were deleted at the end of their retention period.
+            horizon = self._subscription.feed.horizon
+            self._subscription.cursor = max(self._cursor, horizon)
+            if self.watcher.refusal is not None:
+                self._subscription.revoke()
+            await self._subscription.go_live(self._push, self._end)
         except asyncio.CancelledError:
             raise
-        except TooManyStreams as refusal:
+        except watching.TooManyStreams as refusal:
             # A disconnect packet: the client shows the message and does not connect again by itself.
-            await self.emit({"error": True, "message": refusal.detail})
+            await self.send_error(refusal.detail)
             await server.disconnect(self.sid)
         except Exception:
             logger.exception(
                 "The feed of a V0 socket failed; the client will reconnect and resume."
             )
-            await self._close_transport()
+            await _close_connection(self.eio_sid)
 
-    async def _follow(self) -> bool:
-        """Send events until the subscription ends. Return whether the conversation was deleted."""
-        after, self.links = await run_in_thread(
-            log.find_resume_position, self.conversation_id, self.after
-        )
-        async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
-            async for frame in subscription.frames():
-                await self._handle_frame(frame)
-                await self._drain(subscription)
-            return subscription.feed.is_gone
+    def _lose_access(self) -> None:
+        if self._subscription is not None:
+            self._subscription.revoke()
 
-    def _end_access(self) -> None:
-        self.disconnecting = asyncio.create_task(server.disconnect(self.sid))
-
-    async def _close_transport(self) -> None:
-        """Close the connection without a disconnect packet, so that the client reconnects and resumes."""
-        await _close_connection(self.eio_sid)
-
-    async def _drain(self, subscription: Subscription) -> None:
-        """Wait until the library has sent the queued packets.
-
-        The library's queue has no limit. While this method waits, new frames stay in the subscription, which has a
-        limit.
-        """
-        while (socket := server.eio.sockets.get(self.eio_sid)) and not socket.queue.empty():
-            if subscription.has_overflowed or socket.closed:
-                return
-            # One turn of the event loop is usually enough. Pause only if it was not.
-            await asyncio.sleep(0)
-            if not socket.queue.empty():
-                await asyncio.sleep(DRAIN_PAUSE)
-
-    # --- Frames of the hub ---
-
-    async def _handle_frame(self, frame: Frame) -> None:
-        if isinstance(frame, EventFrame):
-            await self._send_event(Entry.of_event(frame.event))
-        elif isinstance(frame, StatusFrame) and frame.record is not None:
-            await self._send_record_changes(frame.record)
-        elif isinstance(frame, ResetFrame):
-            await self.emit({"error": True, "message": RESTORED})
-
-    async def _send_event(self, entry: Entry) -> None:
-        if log.needs_lookup(entry, self.links):
-            await run_in_thread(log.load_links, self.conversation_id, [entry], self.links)
-        event = translation.translate_event(entry, self.links)
-        if event is None or translation.is_null(event):
-            return
-        if not translation.is_state_change(event):
-            await self.emit(event)
-        elif self.is_replaying:
-            self.pending_state = event  # of the past states, V0 clients receive only the last
+    def _end(self) -> None:
+        """Close the socket, because the subscription is over."""
+        assert self._subscription is not None
+        # A Socket.IO client does not reconnect after a disconnect packet, which is right for a client without access
+        # and for a deleted conversation. Otherwise the client reconnects and resumes.
+        if self.watcher.refusal is not None or self._subscription.feed.is_gone:
+            self._spawn(server.disconnect(self.sid))
         else:
-            await self._send_state(event)
+            self._spawn(_close_connection(self.eio_sid))
 
-    async def _send_state(self, event: Json) -> None:
-        self.state = event["extras"]["agent_state"]
-        # A client resumes from the last id it received. A state that is sent after later events must not
-        # carry its id, or the client would receive those events again.
-        if event["id"] < self.last_sent_id:
-            event = translation.build_state_frame(self.state, reason=event["extras"]["reason"])
-        await self.emit(event)
+    async def leave(self) -> None:
+        """Free everything that the socket uses. Safe to repeat."""
+        # The socket's own task may have disconnected it, and must not cancel itself.
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        watching.stop_watching(self.watcher)
+        if (subscription := self._subscription) is not None:
+            self._subscription = None
+            await get_hub().leave(subscription)
 
-    async def _send_record_changes(self, record: Json) -> None:
-        """Send the changes that are not in the log: the sandbox's state and the title."""
-        # The hub sends the first record after the stored events, so the replay is over.
-        self.is_replaying = False
-        self.asked_seq = record["asked_seq"]
-        if self.pending_state is not None:
-            pending, self.pending_state = self.pending_state, None
-            await self._send_state(pending)
-        state = states.map_agent_state(record)
-        if state != self.state:
-            self.state = state
-            await self.emit(translation.build_state_frame(state, reason=record["status_detail"]))
-        if self.title not in (None, record["title"]):
-            # In this status update ``message`` is the conversation's id. The web client loads the conversation again.
-            update = {"message": self.conversation_id.hex, "conversation_title": record["title"]}
-            await self.emit({"status_update": True, "type": "info"} | update)
-        self.title = record["title"]
-        status = states.map_runtime_status(record)
-        if status not in (self.status, "STATUS$READY"):
-            kind = "error" if status == "STATUS$ERROR" else "info"
-            update = {"id": status, "message": record["status_detail"]}
-            await self.emit({"status_update": True, "type": kind} | update)
-        self.status = status
+    # --- To the client ---
 
-    async def emit(self, event: Json) -> None:
-        """Send an ``oh_event``, the only event name that V0 servers send."""
-        await server.emit("oh_event", event, to=self.sid)
-        if isinstance(seq := event.get("id"), int):
-            self.last_sent_id = max(self.last_sent_id, seq)
+    def _push(self, frames: Sequence[Frame]) -> Coroutine[Any, Any, None]:
+        packets = self._collect_packets(frames)
+        if packets is None:
+            return self._push_encoded(frames)
+        return self._send_packets(packets)
+
+    async def _push_encoded(self, frames: Sequence[Frame]) -> None:
+        """Send frames whose forms were dropped while they waited for this socket."""
+        assert self._subscription is not None
+        assert self._subscription.encoder is not None
+        await self._subscription.encoder.encode_page(frames)
+        await self._send_packets(self._collect_packets(frames) or [])
+
+    def _collect_packets(self, frames: Sequence[Frame]) -> list[bytes] | None:
+        """Return the packets of frames, or None if the form of an event is missing."""
+        packets: list[bytes] = []
+        events = [frame for frame in frames if isinstance(frame, EventFrame)]
+        if any(frame.cached_form(PROTOCOL) is None for frame in events):
+            return None
+        for frame in frames:
+            if isinstance(frame, EventFrame):
+                self._add_event(packets, frame.event.seq, frame.cached_form(PROTOCOL))
+            elif isinstance(frame, StatusFrame) and frame.record is not None:
+                self._add_record(packets, frame, frame.record)
+            elif isinstance(frame, ResetFrame):
+                packets.append(RESTORED)
+        return packets
+
+    def _add_event(self, packets: list[bytes], seq: int, form: EventForm) -> None:
+        if form.state is not None and self._is_replaying:
+            self._pending_state = seq, form
+        elif form.packet:
+            packets.append(form.packet)
+            self._last_sent_id = seq
+
+    def _add_record(self, packets: list[bytes], frame: StatusFrame, record: Json) -> None:
+        if not self._is_replaying:
+            # The changes since the previous record, which all sockets have received.
+            packets += frame.cached_form(PROTOCOL) or ()
+            return
+        # The first record follows the stored events, so the replay is over.
+        self._is_replaying = False
+        state = ""
+        if self._pending_state is not None:
+            (seq, form), self._pending_state = self._pending_state, None
+            state = form.state or ""
+            # A client resumes from the last id it received. A state that is sent after later events must not carry its
+            # id, or the client would receive those events again.
+            is_late = seq < self._last_sent_id
+            packets.append(
+                encoding.encode_state(state, reason=form.reason) if is_late else form.packet
+            )
+        packets += encoding.encode_record_changes(record, None, state=state)
+
+    async def _send_packets(self, packets: Sequence[bytes]) -> None:
+        if not packets:
+            return
+        if self.is_ready_for_frames:
+            await self._send({"type": framing.READY, "frames": packets})
+            return
+        for packet in packets:
+            text = framing.decode_frame(packet).decode()
+            await self._send({"type": "websocket.send", "text": text})
+
+    async def send_error(self, message: str) -> None:
+        # A client that has left needs no error.
+        with contextlib.suppress(OSError):
+            await self._send_packets([encoding.encode_packet({"error": True, "message": message})])
 
     # --- Actions of the client ---
 
     async def handle_action(self, event: Any) -> None:
         """Execute an action that the client sent. If the action is refused or fails, send the error to this client."""
         try:
-            await _commands.run(self._execute, event)
+            await _commands.run(self._execute, event, self._asked_seq)
         except Problem as refusal:
-            await self.emit({"error": True, "message": refusal.detail})
+            await self.send_error(refusal.detail)
         except Exception:
             logger.exception("An action of a V0 client failed.")
-            message = "The server could not execute this action because of an error. Try again."
-            await self.emit({"error": True, "message": message})
+            await self.send_error(
+                "The server could not execute this action because of an error. Try again."
+            )
 
-    def _execute(self, event: Any) -> None:
+    @property
+    def _asked_seq(self) -> int | None:
+        """The ``seq`` of the agent's open question, to which an answer of the client refers."""
+        reading = self._subscription.feed.reading if self._subscription else None
+        record = reading.record if reading else None
+        asked_seq: int | None = record["asked_seq"] if record else None
+        return asked_seq
+
+    def _execute(self, event: Any, asked_seq: int | None) -> None:
         with self.watcher.authorized_command(commands.find_permission(event)) as user:
             commands.execute(
-                conversation_id=self.conversation_id,
-                event=event,
-                asked_seq=self.asked_seq,
-                by=user,
+                conversation_id=self.conversation_id, event=event, asked_seq=asked_seq, by=user
             )
 
 
@@ -226,33 +266,33 @@ async def connect(sid: str, environ: Json, auth: Any = None) -> None:
     if sid in _followers:
         return
     scope = environ["asgi.scope"]
+    guard: _SocketGuard = scope["v0.guard"]
     try:
-        watcher = await run_in_thread(handshake.admit, scope)
-        after = handshake.parse_cursor(scope)
+        watcher = handshake.read_watcher(scope)
+        handshake.raise_refusal(scope, watcher, await watcher.check_access())
+        cursor = handshake.parse_cursor(scope)
     except ConnectionRefused:
-        scope["v0.refused"].set()
+        guard.is_refused = True
         raise
     except Exception as error:
         logger.exception("A V0 socket could not join its conversation.")
-        scope["v0.refused"].set()
+        guard.is_refused = True
         # The text of OpenHands' own server.
         message = f"Failed to access conversation events: {type(error).__name__}"
         raise ConnectionRefused(message) from error
-    scope["v0.joined"].set()
+    guard.is_joined = True
     signed_in(scope)
     eio_sid = server.manager.eio_sid_from_sid(sid, "/")
-    follower = _followers[sid] = Follower(sid, eio_sid, watcher, after)
-    follower.task = asyncio.create_task(follower.run())
+    follower = _followers[sid] = Follower(sid, eio_sid, watcher, scope, cursor)
+    guard.joining = follower
 
 
 @server.event
 async def disconnect(sid: str, reason: Any = None) -> None:
-    # The follower's own task may have called ``server.disconnect``. That task must not cancel itself.
     follower = _followers.pop(sid, None)
     if follower is None:
         return
-    if follower.task and follower.task is not asyncio.current_task():
-        follower.task.cancel()
+    await follower.leave()
     # Engine.IO's connection stays open, so that the client could join again. It is not counted meanwhile.
     asyncio.get_running_loop().call_later(JOIN_SECONDS, _close_unless_joined, follower.eio_sid)
 
@@ -308,16 +348,16 @@ class SocketIO:
     def __init__(self, application: Any) -> None:
         self.application = application
 
-    async def __call__(self, scope: Json, receive: Receive, send: Send) -> None:
+    # A plain function: the frame of a coroutine would be kept as long as a socket is open.
+    def __call__(self, scope: Json, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["path"].rstrip("/") != PATH:
-            await self.application(scope, receive, send)
-            return
-        # ``connect`` sets one of these events when the socket has joined a conversation or was refused.
-        signals = {"v0.joined": asyncio.Event(), "v0.refused": asyncio.Event()}
-        await _HandshakeGuard(scope | signals, receive, send).run()
+            result: Awaitable[None] = self.application(scope, receive, send)
+            return result
+        # A copy, because a client may leave its conversation and join again with the same handshake.
+        return _SocketGuard(scope.copy(), receive, send).run()
 
 
-class _HandshakeGuard:
+class _SocketGuard:
     """An ASGI wrapper that closes sockets that are refused, never join, or send what the library cannot read.
 
     It also closes sockets whose client ends the connection. Close codes: 1000 for the client's own end, 1003 for a
@@ -325,17 +365,33 @@ class _HandshakeGuard:
     """
 
     def __init__(self, scope: Json, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope, self._receive, self.send_raw = scope, receive, send
+        scope["v0.guard"] = self
+        # ``connect`` sets one of these when the socket has joined a conversation or was refused.
+        self.is_joined = self.is_refused = False
+        self.joining: Follower | None = None
+        """The follower that starts when the client has received the answer to its connect packet."""
         self._packets = PacketCheck()
 
     async def run(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + JOIN_SECONDS
-        await _socketio_app(self.scope, self.receive, self._send)
+        await _socketio_app(self.scope, self.receive, self.send)
+
+    async def send(self, message: Json) -> None:
+        """Send a packet of the library. Start the follower after the answer to the client's connect packet.
+
+        Clients drop events that arrive before that answer.
+        """
+        await self.send_raw(message)
+        if self.joining is not None and (message.get("text") or "").startswith(ANSWER):
+            follower, self.joining = self.joining, None
+            if _followers.get(follower.sid) is follower:
+                follower.start()
 
     async def receive(self) -> Json:
-        if self.scope["v0.refused"].is_set():
+        if self.is_refused:
             return {"type": "websocket.disconnect", "code": 1008}
-        if not self.scope["v0.joined"].is_set():
+        if not self.is_joined:
             try:
                 async with asyncio.timeout_at(self.deadline):
                     message = await self._receive()
@@ -367,5 +423,5 @@ class _HandshakeGuard:
     async def _close(self, code: int, reason: str) -> Json:
         # The library has no way to close a socket with a code. Its own close after this one has no effect.
         with contextlib.suppress(Exception):
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            await self.send_raw({"type": "websocket.close", "code": code, "reason": reason})
         return {"type": "websocket.disconnect", "code": code}

@@ -6,7 +6,7 @@ becomes a V0 event with the observation ``null``, which clients ignore. The payl
 trusted, so no function of this module raises for a malformed payload.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -126,11 +126,6 @@ def translate_event(entry: Entry, links: Links) -> Json | None:
     if translator is None:
         return _build_observation(entry, "null", "", {}, entry.kind)
     return translator(entry, links)
-
-
-def translate_events(entries: Iterable[Entry], links: Links) -> list[Json]:
-    """Return the V0 events of consecutive entries, in the order of the log. Add the entries to ``links``."""
-    return [event for entry in entries if (event := translate_event(entry, links)) is not None]
 
 
 def is_state_change(event: Json) -> bool:

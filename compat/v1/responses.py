@@ -10,6 +10,7 @@ from uuid import UUID
 from django.conf import settings
 
 from accounts.models import User
+from accounts.services.user_settings import EffectiveSettings
 from compat.v1.translation import format_timestamp
 from conversations.engine.payloads import build_analyzer, build_policy
 from conversations.log.summaries import Summary
@@ -228,13 +229,26 @@ def _describe_queue(start: StartTask) -> str | None:
     return f"Waiting for a sandbox: number {start.queue_position} in the queue."
 
 
+CreatorSettings = dict[tuple[UUID, UUID], EffectiveSettings]
+"""The settings of creators, by the ids of the creator and of the organization."""
+
+
 def serialize_runtime_info(
-    conversation: Conversation, usage: Any, *, has_open_messages: bool
+    conversation: Conversation,
+    usage: Any,
+    *,
+    has_open_messages: bool,
+    creator_settings: CreatorSettings | None = None,
 ) -> dict[str, Any]:
     """Return the engine's ``ConversationInfo`` with every field that the engine's clients require.
 
-    It contains no secrets and no URLs of the sandbox.
+    It contains no secrets and no URLs of the sandbox. Settings that are loaded are added to ``creator_settings``, so
+    that the calls for other conversations of a creator do not load them again.
     """
+    known = {} if creator_settings is None else creator_settings
+    creator = (conversation.created_by_id, conversation.organization_id)
+    if creator not in known:
+        known[creator] = get_creator_settings(conversation)
     tools = (conversation.start_options or {}).get("tools", TOOLS)
     model = {"model": f"openai/{conversation.model}", "usage_id": "agent", "stream": True}
     return {
@@ -251,7 +265,7 @@ def serialize_runtime_info(
         # Without isolation, the workspace's real path is a folder of the server, which clients must not learn.
         "workspace": {"kind": "LocalWorkspace", "working_dir": WORKSPACE},
         "persistence_dir": None,
-        "max_iterations": get_max_iterations(conversation, get_creator_settings(conversation)),
+        "max_iterations": get_max_iterations(conversation, known[creator]),
         "stuck_detection": True,
         "confirmation_policy": build_policy(conversation.confirmation_policy),
         "security_analyzer": build_analyzer(conversation.security_analyzer),

@@ -6,7 +6,8 @@ conversation's log once for all sockets of a process and passes it on as frames.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,23 +16,22 @@ from django.conf import settings
 from django.db.models.functions import Coalesce
 
 from accounts.permissions import MissingPermission
-from billing import services as billing
-from compat.v1 import responses, resuming, serializers, translation
+from compat.v1 import encoding, resuming, serializers, translation
+from compat.v1.encoding import PROTOCOL, EventForm, State, V1Encoder
 from conversations import services
 from conversations.api.authentication import HEADER
-from conversations.engine.payloads import build_analyzer, build_policy
-from conversations.models import Conversation, Event, LoggedEvent
-from conversations.realtime import access
-from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, StatusFrame
+from conversations.models import Event
+from conversations.realtime import access, watching
+from conversations.realtime.frames import DeltaFrame, EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.socket import signed_in
+from conversations.realtime.subscription import Subscription
 from conversations.realtime.threads import run_in_thread
+from lib import framing
 from lib.api import strict_loads
 from lib.problems import Problem
 
 log = logging.getLogger(__name__)
-PROTOCOL = "V1"
-"""The key under which a frame of the hub caches its V1 form for the other sockets."""
 AUTH_SECONDS = 10
 """Seconds in which the first frame must arrive. The engine's own socket has the same limit."""
 CLOSE_UNAUTHENTICATED = 4001
@@ -46,8 +46,6 @@ CLOSE_CODES = {
     access.Refusal.NOT_PERMITTED: CLOSE_UNKNOWN,
     access.Refusal.NOT_VISIBLE: CLOSE_UNKNOWN,
 }
-SAFETY = {"confirmation_policy": build_policy, "security_analyzer": build_analyzer}
-"""The fields of the state that say when the agent asks, each with the function that builds the engine's format."""
 TOO_FAST = "You sent too many messages. Wait a moment, then send this message again."
 NO_VIEW = "You no longer have access to this conversation."
 NO_STEERING = "You need the permission conversations.steer to send messages, and the creator must let others steer."
@@ -84,16 +82,23 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     permission = access.VIEW
 
     async def connect(self) -> None:
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
         self.conversation_id = _parse_id(self.scope["url_route"]["kwargs"]["conversation_id"])
         query = self.scope.get("query_string", b"").decode("utf-8", "replace")
         self.query = resuming.parse_query(query)
+        # ``signed_in`` clears the scope.
+        self.supports_ready_frames = framing.READY in self.scope.get("extensions", ())
         self.resending = resuming.Resending()
+        self.subscription: Subscription | None = None
         self.sent_status = ""
         # The confirmation policy and the analyzer that the client knows, in the engine's format.
         self.sent_safety: dict[str, Any] = {}
         self.start_seq = 0
+        # Whether the client has received the first record, after the backlog.
+        self.is_live = False
+        self.must_restart = False
         self.is_open = False
+        self.is_processing = False
         self.inbox: asyncio.Queue[str] = asyncio.Queue(INBOX_MAX)
         self.inbox_size = 0
         self.watcher: access.Watcher | None = None
@@ -120,24 +125,28 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             return None
         signed_in(self.scope)
         try:
-            access.start_watching(self.watcher, access.UnpingedStream(self._end_access))
-        except access.TooManyStreams as problem:
+            watching.start_watching(self.watcher, watching.UnpingedStream(self._lose_access))
+        except watching.TooManyStreams as problem:
             await self.send(text_data=translation.encode_error(problem.code, problem.detail))
             await self.close(CLOSE_TOO_MANY, problem.detail[:123])
             return None
         self.is_open = True
-        self._spawn(self._send_frames())
-        self._spawn(self._process_inbox())
+        self._spawn(self._open_stream())
+        self._process_soon()
         return None
 
     def _spawn(self, work: Any) -> None:
-        self.tasks.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def disconnect(self, code: int) -> None:
-        for task in self.tasks:
+        for task in list(self.tasks):
             task.cancel()
         if self.watcher is not None:
-            await access.stop_watching(self.watcher)
+            watching.stop_watching(self.watcher)
+        if self.subscription is not None:
+            await get_hub().leave(self.subscription)
 
     # --- Credentials ---------------------------------------------------------------------
 
@@ -181,117 +190,147 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         if refusal:
             await self.close(CLOSE_CODES[refusal])
 
-    def _end_access(self) -> None:
-        assert self.watcher is not None
-        assert self.watcher.refusal is not None
-        self._spawn(self._end(CLOSE_CODES[self.watcher.refusal]))
+    def _lose_access(self) -> None:
+        if self.subscription is None:
+            self._spawn(self._end(self._close_code()))
+        else:
+            self.subscription.revoke()
+
+    def _close_code(self) -> int:
+        """Return the close code for the end of the subscription."""
+        if self.watcher is not None and self.watcher.refusal is not None:
+            return CLOSE_CODES[self.watcher.refusal]
+        if self.must_restart:
+            return CLOSE_RESTART
+        is_gone = self.subscription is not None and self.subscription.feed.is_gone
+        return CLOSE_UNKNOWN if is_gone else CLOSE_OVERFLOW
 
     async def _end(self, code: int) -> None:
         self.is_open = False
+        if self.subscription is not None:
+            self.subscription.close()
         # This may run in one of the tasks, which must not be cancelled before it has closed the socket.
         current = asyncio.current_task()
-        for task in self.tasks:
+        for task in list(self.tasks):
             if task is not current:
                 task.cancel()
         await self.close(code)
 
     # --- To the client ---------------------------------------------------------------------
 
-    async def _send_frames(self) -> None:
-        # If the loop below ends without another reason, the subscription has overflowed: the client is too slow.
-        code = CLOSE_OVERFLOW
+    async def _open_stream(self) -> None:
+        """Send the state and the backlog. From then on the feed sends, and an idle socket needs no task of its own."""
         try:
-            state, after, self.sent_status, self.start_seq = await run_in_thread(self._load_state)
-            self.sent_safety = {name: state[name] for name in SAFETY}
-            async with get_hub().subscribe(self.conversation_id, after=after) as subscription:
-                # The web client disables its input until it has received a state.
-                await self.send(text_data=translation.encode_state("full_state", state))
-                async for frame in subscription.frames():
-                    if frame.reset_to is not None:
-                        code = CLOSE_RESTART
-                        break
-                    for text in await self._encode_frame(frame):
-                        await self.send(text_data=text)
-                if subscription.feed.is_gone:
-                    code = CLOSE_UNKNOWN
+            state = await encoding.load_state(self.conversation_id)
+            self.sent_status, self.start_seq = state.status, state.last_seq
+            self.sent_safety = {name: state.fields[name] for name in encoding.SAFETY}
+            self.subscription = await get_hub().join(
+                self.conversation_id,
+                after=await self._resume_position(state),
+                encoder=V1Encoder,
+            )
+            # The web client disables its input until it has received a state.
+            await self._send_messages([state.message])
+            if self.watcher is not None and self.watcher.refusal is not None:
+                self.subscription.revoke()
+            await self.subscription.go_live(self._push, self._handle_over)
         except asyncio.CancelledError:
             raise
         except OSError:
             return  # the client has disconnected
         except Exception:
             log.exception("The feed of a V1 socket failed; the client will reconnect.")
-        await self._end(code)
+            await self._end(CLOSE_OVERFLOW)
 
-    def _load_state(self) -> tuple[dict[str, Any], int, str, int]:
-        """Return the conversation's state, the ``seq`` after which to send events, the status, and the last ``seq``."""
-        row = Conversation.objects.select_related("sandbox").get(pk=self.conversation_id)
-        usage = billing.get_usage([row.pk]).get(row.pk)
-        has_open_messages = bool(responses.conversations_with_open_messages([row.pk]))
-        state = responses.serialize_runtime_info(row, usage, has_open_messages=has_open_messages)
-        return state, self._resume_position(row), row.execution_status, row.last_seq
-
-    def _resume_position(self, row: Conversation) -> int:
+    async def _resume_position(self, state: State) -> int:
+        """Return the ``seq`` after which to send events."""
         # The web client of 2025 sends ``resend_all=true`` with every connection, also after a reconnect.
         if self.resending.is_all:
-            return row.pruned_seq
-        since = self.resending.since
-        if since is None:
-            return row.last_seq
-        times = Event.objects.filter(conversation=row).annotate(
-            at=Coalesce("engine_time", "received_at")
-        )
-        first = times.filter(at__gte=since).order_by("seq").values_list("seq", flat=True).first()
-        return row.last_seq if first is None else max(first - 1, row.pruned_seq)
+            return state.pruned_seq
+        if (since := self.resending.since) is None:
+            return state.last_seq
+        first = await run_in_thread(_find_first_since, self.conversation_id, since)
+        return state.last_seq if first is None else max(first - 1, state.pruned_seq)
 
-    async def _encode_frame(self, frame: Frame) -> list[str]:
-        """Return the V1 texts for a frame of the hub: the frame's event, unless V1 clients do not receive it.
+    def _handle_over(self) -> None:
+        self._spawn(self._end(self._close_code()))
 
-        If the event ends a run, the full state follows, as on the engine's own socket.
-        """
-        if not isinstance(frame, EventFrame):
-            return await self._encode_other_frame(frame)
-        # The first socket of this process that needs the V1 form encodes it for all others.
-        form = frame.cached_form(PROTOCOL)
-        if form is None:
-            form = await run_in_thread(_encode_event, frame.event, self.conversation_id)
-            frame.cache_form(PROTOCOL, form)
-        text, status = form
-        texts = [text] if text else []
-        self.sent_status = status or self.sent_status
+    def _push(self, frames: Sequence[Frame]) -> Coroutine[Any, Any, None]:
+        messages: list[bytes] = []
+        for frame in frames:
+            if not isinstance(frame, EventFrame | DeltaFrame):
+                # Changes of the record and the log. The first record may need the database.
+                return self._push_all(frames)
+            if isinstance(frame, DeltaFrame):
+                self._add_delta(messages, frame)
+                continue
+            form: EventForm | None = frame.cached_form(PROTOCOL)
+            if form is None or (self._must_send_state(frame, form) and not form.full_state):
+                return self._push_all(frames)
+            self._add_event(messages, frame, form)
+        return self._send_messages(messages)
+
+    async def _push_all(self, frames: Sequence[Frame]) -> None:
+        """Send frames of any kind, also those whose forms were dropped while they waited for this socket."""
+        assert self.subscription is not None
+        assert self.subscription.encoder is not None
+        await self.subscription.encoder.encode_page(frames)
+        messages: list[bytes] = []
+        for frame in frames:
+            if isinstance(frame, EventFrame):
+                form: EventForm = frame.cached_form(PROTOCOL)
+                self._add_event(messages, frame, form)
+                if self._must_send_state(frame, form) and not form.full_state:
+                    state = await encoding.load_state(self.conversation_id)
+                    messages.append(encoding.encode_full_state(state, form.status))
+            elif isinstance(frame, DeltaFrame):
+                self._add_delta(messages, frame)
+            elif isinstance(frame, StatusFrame) and frame.record is not None:
+                messages += await self._encode_record(frame, frame.record)
+            elif isinstance(frame, ResetFrame):
+                self.must_restart = True
+                self.subscription.revoke()
+                break
+        await self._send_messages(messages)
+
+    def _add_event(self, messages: list[bytes], frame: EventFrame, form: EventForm) -> None:
+        if form.message:
+            messages.append(form.message)
+        self.sent_status = form.status or self.sent_status
+        if form.full_state and self._must_send_state(frame, form):
+            messages.append(form.full_state)
+
+    def _must_send_state(self, frame: EventFrame, form: EventForm) -> bool:
+        """Return whether the full state follows an event: the event ends a run, as on the engine's own socket."""
         # Events up to ``start_seq`` are sent again from the log. The runs that they ended are long over.
-        if status in translation.ENDED_STATES and frame.event.seq > self.start_seq:
-            texts.append(await self._encode_full_state(status))
-        return texts
+        return form.status in translation.ENDED_STATES and frame.event.seq > self.start_seq
 
-    async def _encode_other_frame(self, frame: Frame) -> list[str]:
-        """Return the V1 texts of a frame outside the log: a delta, or changes of the record that no event reported."""
+    def _add_delta(self, messages: list[bytes], frame: DeltaFrame) -> None:
         # A client with ``resend_all``, such as the web client, counts every frame as part of the history and does not
         # show deltas, so it receives none.
-        if isinstance(frame, DeltaFrame) and "resend_all" not in self.query:
-            text = translation.encode_delta(frame.delta)
-            return [text] if text else []
-        if not isinstance(frame, StatusFrame) or frame.record is None:
-            return []
-        # The SDK reads these from the state that it received, so it would show an old policy (openhands-sdk 1.58.2).
-        safety = {name: build(frame.record[name]) for name, build in SAFETY.items()}
-        texts = [
-            translation.encode_state(name, value)
-            for name, value in safety.items()
-            if value != self.sent_safety.get(name, value)
-        ]
-        self.sent_safety = safety
-        status = frame.record["execution_status"]
-        if status == self.sent_status:
-            return texts
-        self.sent_status = status
-        texts.append(translation.encode_state("execution_status", status))
-        if status in translation.ENDED_STATES:
-            texts.append(await self._encode_full_state(status))
-        return texts
+        if "resend_all" not in self.query and (message := encoding.encode_delta(frame)):
+            messages.append(message)
 
-    async def _encode_full_state(self, status: str) -> str:
-        state, *_ = await run_in_thread(self._load_state)
-        return translation.encode_state("full_state", state | {"execution_status": status})
+    async def _encode_record(self, frame: StatusFrame, record: dict[str, Any]) -> list[bytes]:
+        """Return the messages for the changes of the record that no event reported."""
+        messages: list[bytes] | None = frame.cached_form(PROTOCOL) if self.is_live else None
+        if messages is None:
+            messages = await encoding.encode_record_changes(
+                record, status=self.sent_status, safety=self.sent_safety
+            )
+        self.is_live = True
+        self.sent_status = record["execution_status"]
+        self.sent_safety = encoding.build_safety(record)
+        return messages
+
+    async def _send_messages(self, messages: Sequence[bytes]) -> None:
+        if not messages:
+            return
+        if self.supports_ready_frames:
+            await self.base_send({"type": framing.READY, "frames": messages})
+            return
+        for message in messages:
+            await self.send(text_data=framing.decode_frame(message).decode())
 
     # --- From the client ----------------------------------------------------------------------
 
@@ -303,6 +342,13 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             await self._end(CLOSE_OVERFLOW)
         else:
             self.inbox.put_nowait(text)
+            self._process_soon()
+
+    def _process_soon(self) -> None:
+        """Start a task for the client's messages, unless there is none to process or a task runs already."""
+        if self.is_open and not self.is_processing and not self.inbox.empty():
+            self.is_processing = True
+            self._spawn(self._process_inbox())
 
     async def _next_message(self) -> str:
         text = await self.inbox.get()
@@ -312,6 +358,9 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     async def _process_inbox(self) -> None:
         """Post the client's messages in the order of arrival, and report errors to the client as events."""
         while True:
+            if self.inbox.empty():
+                self.is_processing = False
+                return
             text = await self._next_message()
             frame = _parse_object(text)
             # Clients that authenticated in the handshake may still send the frame for it.
@@ -359,12 +408,12 @@ def _parse_id(text: str) -> UUID:
         return UUID(int=0)
 
 
-def _encode_event(event: LoggedEvent, conversation_id: UUID) -> tuple[str, str]:
-    """Return the V1 text of an event (``""`` if V1 clients do not receive it), and the agent's state in the event."""
-    text = (
-        translation.encode_event(event) if translation.is_sent_to_v1(event, conversation_id) else ""
+def _find_first_since(conversation_id: UUID, since: datetime) -> int | None:
+    """Return the ``seq`` of the first event at or after a time, or None if there is none."""
+    events = Event.objects.filter(conversation=conversation_id).annotate(
+        at=Coalesce("engine_time", "received_at")
     )
-    return text, translation.read_status(event)
+    return events.filter(at__gte=since).order_by("seq").values_list("seq", flat=True).first()
 
 
 def _parse_object(text: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ this server, and as the copy that the engine reports. Clients receive it once.
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -43,14 +44,28 @@ def filter_for_v1(events: QuerySet[Event]) -> QuerySet[Event]:
     return rows.exclude(Q(kind="MessageEvent", source=Event.Source.USER) & Exists(sent))
 
 
-def is_sent_to_v1(event: Row, conversation_id: UUID) -> bool:
-    """Return whether ``filter_for_v1`` keeps an event. For a user's message from the engine, runs a database query."""
+def is_kind_sent_to_v1(event: Row) -> bool:
+    """Return whether ``filter_for_v1`` keeps an event, unless the event is one of those that ``find_copies`` finds."""
     if event.source in HIDDEN_SOURCES:
         return event.kind == "SandboxNotice" and event.source == Event.Source.SERVER
-    if event.kind == "MessageEvent" and event.source == Event.Source.USER:
-        sent = OutgoingMessage.objects.filter(conversation_id=conversation_id)
-        return not sent.filter(engine_event_id=event.event_id).exists()
     return event.kind not in HIDDEN_KINDS
+
+
+def is_message_copy(event: Row) -> bool:
+    """Return whether an event is a user's message that the engine reports. ``find_copies`` knows if it is a copy."""
+    return event.kind == "MessageEvent" and event.source == Event.Source.USER
+
+
+def find_copies(events: Iterable[Row], conversation_id: UUID) -> set[str]:
+    """Return the ids of the events that are the engine's copies of messages that the log also holds (ADR 3).
+
+    Runs one database query if there is a user's message from the engine.
+    """
+    ids = [event.event_id for event in events if is_message_copy(event)]
+    if not ids:
+        return set()
+    sent = OutgoingMessage.objects.filter(conversation_id=conversation_id, engine_event_id__in=ids)
+    return set(sent.values_list("engine_event_id", flat=True))
 
 
 def encode_event(event: Row) -> str:

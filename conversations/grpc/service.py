@@ -15,9 +15,10 @@ from conversations.grpc.interceptors import Refused, RpcCaller, current_caller, 
 from conversations.grpc.v1 import events_pb2 as wire
 from conversations.grpc.v1.events_pb2_grpc import EventServiceServicer
 from conversations.models import Conversation
-from conversations.realtime.access import Refusal, UnpingedStream, Watcher, watching
+from conversations.realtime.access import Refusal, Watcher
 from conversations.realtime.frames import EventFrame, Frame, ResetFrame, StatusFrame
 from conversations.realtime.hub import get_hub
+from conversations.realtime.watching import UnpingedStream, watching
 from conversations.services.publications import BATCH_MAX
 from lib.api import dumps
 

@@ -1,19 +1,15 @@
-"""Access control for open streams: credentials, repeated access checks, and the audit log's actor for commands.
+"""Access control for streams: credentials, access checks, and the audit log's actor for commands.
 
 All protocols use this module: the WebSocket, server-sent events, gRPC, and OpenHands' own protocols V0 (Socket.IO) and
-V1 (WebSocket). Each protocol translates a ``Refusal`` into its own error codes. Streams with equal credentials on one
-conversation share one recurring check.
+V1 (WebSocket). Each protocol translates a ``Refusal`` into its own error codes. ``watching`` checks access again while
+a stream is open.
 """
 
-import asyncio
 import contextlib
 import enum
-import logging
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -22,19 +18,17 @@ from django.http import HttpRequest
 from accounts import services as accounts
 from accounts.limits import caller_name
 from accounts.models import ApiKey, User
-from accounts.permissions import permissions_on
+from accounts.permissions import permissions_on_each
 from accounts.services.audit import Actor, acting
 from accounts.sign_in.authentication import authenticate_scope
 from conversations import services
 from conversations.models import Conversation
-from conversations.realtime.frames import PING, Frame
-from conversations.realtime.hub import get_hub
 from conversations.realtime.threads import run_in_thread
 from lib import limits
-from lib.logs import once_a_minute
+from lib.batches import Batches
+from lib.compiled import ids_in
 from lib.problems import Problem
 
-log = logging.getLogger(__name__)
 CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"cookie"})
 VIEW, STEER = "conversations.view", "conversations.steer"
 
@@ -54,14 +48,6 @@ class MayNotSteer(Problem):
     status = 403
     code = "missing-permission"
     sentence = "You may watch this conversation, but you may not send messages or commands to it."
-
-
-class TooManyStreams(Problem):
-    """The user has as many open sockets and streams in this process as ``STREAMS_PER_USER`` allows."""
-
-    status = 429
-    code = "too-many-streams"
-    sentence = "You have too many open sockets and streams. Close some of them, then try again."
 
 
 class TooManyCommands(Problem):
@@ -138,7 +124,7 @@ class Watcher:
     Access is checked before the stream opens (``check_access``) and again while it is open (``watching``).
     """
 
-    __slots__ = ("_group", "conversation_id", "credentials", "permission", "refusal", "user_id")
+    __slots__ = ("conversation_id", "credentials", "group", "permission", "refusal", "user_id")
 
     def __init__(
         self,
@@ -154,22 +140,29 @@ class Watcher:
         self.user_id = user_id
         self.refusal: Refusal | None = None
         """The reason why access was lost; None while the client has access."""
-        self._group: _WatchGroup | None = None
+        self.group: Any = None
+        """The group in which ``watching`` checks this watcher's access again, or None."""
+
+    @property
+    def question(self) -> "Question":
+        """The question whose answer decides whether the client has access."""
+        return Question(self.credentials, self.conversation_id, self.permission)
 
     async def check_access(self) -> Refusal | None:
         """Return the reason to refuse the stream, or None if the client has access.
 
-        Set ``user_id`` if the credentials are valid.
+        Set ``user_id`` if the credentials are valid. Clients that connect at the same time share database queries.
         """
-        return await run_in_thread(self.check_access_now)
+        self.user_id, refusal = await _checks.ask(self.question)
+        return refusal
 
     def check_access_now(self) -> Refusal | None:
         """Do what ``check_access`` does, but in the calling thread, which blocks on database queries."""
-        user = self.credentials.user()
-        if user is None:
-            return Refusal.UNAUTHENTICATED
-        self.user_id = user.pk
-        return self._find_refusal(user, self.permission)
+        answer = check_each([self.question])[self.question]
+        if isinstance(answer, Exception):
+            raise answer
+        self.user_id, refusal = answer
+        return refusal
 
     @contextlib.contextmanager
     def authorized_command(self, permission: str = STEER) -> Iterator[User]:
@@ -181,20 +174,72 @@ class Watcher:
         ``TooManyCommands`` if the rate limit is exceeded or cannot be checked.
         """
         user = self.credentials.user()
-        refusal = self._find_refusal(user, permission) if user else Refusal.UNAUTHENTICATED
+        refusal: Refusal | None = Refusal.UNAUTHENTICATED
+        if user is not None:
+            question = self.question._replace(permission=permission)
+            refusal = _find_refusals(user, [question])[question]
         if user is None or refusal is not None:
             raise MayNotSteer(refusal=refusal)
         count_command(user)
         with acting(lambda: build_actor(user, self.credentials.address)):
             yield user
 
-    def _find_refusal(self, user: User, permission: str) -> Refusal | None:
-        conversation = Conversation.objects.visible_to(user).filter(pk=self.conversation_id).first()
-        if conversation is None:
-            return Refusal.NOT_VISIBLE
-        if permission not in permissions_on(user, conversation):
-            return Refusal.NOT_PERMITTED
-        return None
+
+class Question(NamedTuple):
+    """The question whether the client with these credentials has a permission on a conversation."""
+
+    credentials: Credentials
+    conversation_id: UUID
+    permission: str
+
+
+Answer = tuple[UUID | None, Refusal | None]
+"""The id of the credentials' user (None if they are not valid), and the reason to refuse the stream (None if not)."""
+
+
+def check_each(questions: Sequence[Question]) -> dict[Question, Answer | Exception]:
+    """Return the answer to each question. If credentials cannot be checked, the answers are the exception.
+
+    The questions with equal credentials share all database queries: those for the user, one for the conversations, and
+    one for the permissions in each organization.
+    """
+    answers: dict[Question, Answer | Exception] = {}
+    by_credentials: dict[Credentials, list[Question]] = {}
+    for question in questions:
+        by_credentials.setdefault(question.credentials, []).append(question)
+    for credentials, group in by_credentials.items():
+        try:
+            user = credentials.user()
+            if user is None:
+                answers |= dict.fromkeys(group, (None, Refusal.UNAUTHENTICATED))
+            else:
+                refusals = _find_refusals(user, group)
+                answers |= {question: (user.pk, refusals[question]) for question in group}
+        except Exception as error:  # noqa: BLE001 - raised where the question was asked
+            answers |= dict.fromkeys(group, error)
+    return answers
+
+
+def _find_refusals(user: User, questions: Sequence[Question]) -> dict[Question, Refusal | None]:
+    """Return for each question the reason to refuse this user, or None."""
+    ids = {question.conversation_id for question in questions}
+    rows = list(Conversation.objects.visible_to(user).filter(pk__in=ids_in(ids)))
+    permissions = dict(zip((row.pk for row in rows), permissions_on_each(user, rows), strict=True))
+    refusals: dict[Question, Refusal | None] = {}
+    for question in questions:
+        names = permissions.get(question.conversation_id)
+        if names is None:
+            refusals[question] = Refusal.NOT_VISIBLE
+        else:
+            refusals[question] = None if question.permission in names else Refusal.NOT_PERMITTED
+    return refusals
+
+
+async def _check_in_thread(questions: list[Question]) -> dict[Question, Answer | Exception]:
+    return await run_in_thread(check_each, questions)
+
+
+_checks = Batches(_check_in_thread)
 
 
 def count_command(user: User) -> None:
@@ -213,139 +258,3 @@ def count_command(user: User) -> None:
         raise TooManyCommands from error
     if usage.is_over:
         raise TooManyCommands(f"Too many messages. Try again in {usage.reset} seconds.")
-
-
-# --- Checking access again while a stream is open -----------------------------------
-
-
-class Stream(Protocol):
-    """An open stream, such as a ``Subscription``. It is pinged while its watcher has access, then revoked."""
-
-    def offer(self, frames: Sequence[Frame]) -> None: ...
-
-    def revoke(self) -> object: ...
-
-
-class UnpingedStream:
-    """A stream whose protocol has its own keep-alive. ``revoke`` is called when the stream's watcher loses access."""
-
-    __slots__ = ("revoke",)
-
-    def __init__(self, revoke: Callable[[], object]) -> None:
-        self.revoke = revoke
-
-    def offer(self, frames: Sequence[Frame]) -> None:
-        """Ignore pings."""
-
-
-class _WatchGroup:
-    """The watchers with equal credentials on one conversation. One task pings all streams and checks access for all."""
-
-    def __init__(self, key: tuple[Any, ...], watcher: Watcher) -> None:
-        self.key = key
-        self.watcher = watcher
-        self.members: dict[Watcher, Stream] = {}
-        self.task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        """Ping the streams, and check access again periodically and after each change; return when access is lost."""
-        assert self.watcher.user_id is not None
-        async with get_hub().watch_access(self.watcher.user_id) as woken:
-            # Check now: a change between the caller's own check and this subscription was missed.
-            woken.set()
-            checked_at = 0.0
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._pause()):
-                        await woken.wait()
-                # The pause ended without a change of access. Pings may be more frequent than checks.
-                if not woken.is_set():
-                    for stream in list(self.members.values()):
-                        stream.offer([PING])
-                    if time.monotonic() - checked_at < settings.SOCKET_RECHECK_SECONDS:
-                        continue
-                woken.clear()
-                checked_at = time.monotonic()
-                # If the database is unreachable, keep the streams and retry in the next round.
-                with contextlib.suppress(Exception):
-                    if refusal := await self.watcher.check_access():
-                        self._refuse(refusal)
-                        return
-
-    def _pause(self) -> float:
-        return float(min(settings.SOCKET_PING_SECONDS, settings.SOCKET_RECHECK_SECONDS))
-
-    def _refuse(self, refusal: Refusal) -> None:
-        # Unregister first: a watcher that starts from here on gets a new group, which checks access again.
-        self.unregister()
-        for watcher, stream in list(self.members.items()):
-            watcher.refusal = refusal
-            stream.revoke()
-
-    def unregister(self) -> None:
-        if _groups.get(self.key) is self:
-            del _groups[self.key]
-
-
-_groups: dict[tuple[Any, ...], _WatchGroup] = {}
-_streams: Counter[UUID] = Counter()
-"""The number of open sockets and streams by user. Users without one are not in it."""
-
-
-@contextlib.asynccontextmanager
-async def watching(watcher: Watcher, stream: Stream) -> AsyncIterator[None]:
-    """While the block runs, ping a stream and check its watcher's access; revoke the stream when access is lost.
-
-    The watcher's ``user_id`` must be set, for example by ``check_access``. Raise ``TooManyStreams`` if the user has too
-    many open streams.
-    """
-    start_watching(watcher, stream)
-    try:
-        yield
-    finally:
-        await stop_watching(watcher)
-
-
-def start_watching(watcher: Watcher, stream: Stream) -> None:
-    """Start to ping a stream and to check its watcher's access. The caller must call ``stop_watching`` later.
-
-    Raise ``TooManyStreams`` if the user has as many open streams as ``STREAMS_PER_USER`` allows.
-    """
-    assert watcher.user_id is not None
-    most = settings.STREAMS_PER_USER
-    if most and _streams[watcher.user_id] >= most:
-        once_a_minute(
-            log,
-            logging.WARNING,
-            "streams",
-            f"refused a stream of user {watcher.user_id}, who has {most} open (STREAMS_PER_USER)",
-        )
-        raise TooManyStreams(
-            f"You have {most} sockets and streams open at this server, which is the limit. Close some of them, "
-            "then try again."
-        )
-    _streams[watcher.user_id] += 1
-    # The hub's id separates event loops: a task of one loop must not serve another loop's streams.
-    key = (id(get_hub()), watcher.conversation_id, watcher.permission, watcher.credentials)
-    group = _groups.get(key)
-    if group is None:
-        group = _groups[key] = _WatchGroup(key, watcher)
-    watcher.credentials = group.watcher.credentials  # equal credentials: share one copy
-    watcher._group = group  # noqa: SLF001 - both are private to this module
-    group.members[watcher] = stream
-
-
-async def stop_watching(watcher: Watcher) -> None:
-    """Stop pinging a watcher's stream and checking its access. Safe to repeat, and safe if watching never started."""
-    group, watcher._group = watcher._group, None  # noqa: SLF001
-    if group is None:
-        return
-    assert watcher.user_id is not None
-    _streams[watcher.user_id] -= 1
-    if not _streams[watcher.user_id]:
-        del _streams[watcher.user_id]
-    group.members.pop(watcher, None)
-    if not group.members:
-        group.unregister()
-        group.task.cancel()
-        await asyncio.gather(group.task, return_exceptions=True)

@@ -1,8 +1,10 @@
 """The feed of a conversation: the position of one process in the log, and the subscriptions that it serves."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
@@ -10,13 +12,33 @@ from django.conf import settings
 
 from conversations.realtime import threads
 from conversations.realtime.frames import EventFrame, Frame
-from conversations.realtime.reading import Reading, read, read_events
-from conversations.realtime.subscription import Subscription
+from conversations.realtime.reading import Reading, read, read_pages
+from conversations.realtime.subscription import Encoder, Subscription
+from lib.batches import Batches
 
+log = logging.getLogger(__name__)
 PAGE = 200
 """The largest number of events that one read returns for a conversation."""
 BURST = 1_000
 """The number of frames that a feed sends to its subscriptions before other tasks get a turn."""
+HEADS_TOGETHER = 32
+"""The number of conversations whose newest state one statement reads when their feeds start."""
+PAGES_TOGETHER = 8
+"""The number of conversations of which one statement reads a page for readers of the backlog."""
+
+
+async def _read_heads(ids: list[UUID]) -> dict[UUID, Reading | Exception]:
+    return dict(await threads.run_in_thread(read, dict.fromkeys(ids), PAGE))
+
+
+async def _read_pages(
+    places: list[tuple[UUID, int]],
+) -> dict[tuple[UUID, int], list[EventFrame] | Exception]:
+    return dict(await threads.run_in_thread(read_pages, places, PAGE))
+
+
+_heads = Batches(_read_heads, size=HEADS_TOGETHER)
+_pages = Batches(_read_pages, size=PAGES_TOGETHER)
 
 
 class Feed:
@@ -43,6 +65,12 @@ class Feed:
         self._queue = queue
         self._ring: deque[EventFrame] = deque()
         self._ring_bytes = 0
+        self._encoders: dict[type[Encoder], Encoder] = {}
+        # The subscriptions that read the backlog now, and the pages that they have read, by the seq before the page.
+        self._backlog_readers = 0
+        self._pages: dict[int, asyncio.Task[list[EventFrame]]] = {}
+        self._pages_bytes = 0
+        self._was_ring_read = False
 
     async def start(self) -> None:
         """Set the feed's first position from the conversation's record in the database."""
@@ -57,12 +85,67 @@ class Feed:
 
     async def read_head(self) -> Reading:
         """Read the conversation's record and the seq of its newest event, but no events."""
-        key = self.conversation_id
-        return (await threads.run_in_thread(read, {key: None}, PAGE))[key]
+        return await _heads.ask(self.conversation_id)
 
-    async def read_page(self, after: int) -> list[Frame]:
+    # --- Subscriptions ---
+
+    def add(self, subscription: Subscription, encoder: type[Encoder] | None) -> None:
+        """Add a subscription whose frames are encoded by ``encoder``, which all subscriptions of its class share."""
+        if encoder is not None:
+            if encoder not in self._encoders:
+                self._encoders[encoder] = encoder(self)
+            subscription.encoder = self._encoders[encoder]
+        self.subscriptions.add(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Remove a subscription, and its encoder if no other subscription uses it. Safe to repeat."""
+        self.subscriptions.discard(subscription)
+        encoder = subscription.encoder
+        if encoder is not None and all(each.encoder is not encoder for each in self.subscriptions):
+            self._encoders.pop(type(encoder), None)
+
+    # --- The backlog ---
+
+    @contextmanager
+    def backlog_reader(self) -> Iterator[None]:
+        """While the block runs, keep the pages that ``read_page`` returns, up to ``HUB_RING_BYTES``.
+
+        So a page is read and encoded once for all subscriptions that start at about the same time.
+        """
+        self._backlog_readers += 1
+        try:
+            yield
+        finally:
+            self._backlog_readers -= 1
+            if not self._backlog_readers:
+                self._drop_pages()
+                if self._was_ring_read:
+                    self._was_ring_read = False
+                    for frame in self._ring:
+                        frame.drop_encoded()
+
+    async def read_page(self, after: int) -> Sequence[Frame]:
         """Return a page of the event frames after the seq ``after``, read from the database."""
-        return await threads.run_in_thread(read_events, self.conversation_id, after, PAGE)
+        task = self._pages.get(after)
+        if task is None:
+            task = self._pages[after] = asyncio.create_task(self._load_page(after))
+        return await asyncio.shield(task)
+
+    async def _load_page(self, after: int) -> list[EventFrame]:
+        frames: list[EventFrame] = []
+        try:
+            frames = await _pages.ask((self.conversation_id, after))
+        finally:
+            self._pages_bytes += sum(frame.size for frame in frames)
+            # An empty page is not kept: the log may have grown when it is read again.
+            if not frames or self._pages_bytes > settings.HUB_RING_BYTES:
+                self._drop_pages()
+        return frames
+
+    def _drop_pages(self) -> None:
+        self._pages, self._pages_bytes = {}, 0
+
+    # --- The position ---
 
     def wake(self) -> None:
         """Queue a read of the log, unless a read is queued already."""
@@ -76,6 +159,7 @@ class Feed:
         """Return the frames after the seq ``after``, or None if the ring buffer no longer contains all of them."""
         if not self._ring or (self._ring[0].seq or 0) > after + 1:
             return None
+        self._was_ring_read = True
         return [frame for frame in self._ring if (frame.seq or 0) > after]
 
     def apply(self, reading: Reading) -> list[Frame]:
@@ -94,6 +178,7 @@ class Feed:
         # that nothing was read before.
         if self.epoch not in (0, reading.epoch) or reading.last_seq < self.seq:
             updates, self._ring, self._ring_bytes = [reading.reset], deque(), 0
+            self._drop_pages()
             self.seq = reading.last_seq
         elif reading.frames:
             self.seq = reading.frames[-1].seq or self.seq
@@ -110,23 +195,46 @@ class Feed:
         return updates
 
     async def broadcast(self, updates: Sequence[Frame]) -> None:
-        """Offer frames to every live subscription.
+        """Offer frames to every live subscription: first to those without an encoder, then to those of each encoder.
 
         Other tasks get a turn after every ``BURST`` frames, so a large audience does not delay other conversations.
         """
+        # A list, because subscriptions come and go while this method waits. A subscription that goes live in the
+        # meantime has read these frames from the ring buffer.
+        live = [each for each in self.subscriptions if each.is_live]
+        if not self._encoders:
+            await self._offer(live, updates)
+        else:
+            await self._offer([each for each in live if each.encoder is None], updates)
+            for encoder in list(self._encoders.values()):
+                await self._encode_and_offer(
+                    encoder, [each for each in live if each.encoder is encoder], updates
+                )
+        for frame in updates:
+            if isinstance(frame, EventFrame):
+                # The ring keeps the event itself; encoded copies would multiply its memory.
+                frame.drop_encoded()
+
+    async def _encode_and_offer(
+        self, encoder: Encoder, audience: list[Subscription], updates: Sequence[Frame]
+    ) -> None:
+        try:
+            await encoder.encode_live(updates)
+        except Exception:
+            log.exception("Events could not be encoded; the clients will reconnect and resume.")
+            for subscription in audience:
+                subscription.fail()
+        else:
+            await self._offer(audience, updates)
+
+    async def _offer(self, audience: list[Subscription], updates: Sequence[Frame]) -> None:
         sent = 0
-        # A list, because subscriptions come and go during the sleep. A subscription that goes live in the meantime
-        # has read these frames from the ring buffer.
-        for subscription in [each for each in self.subscriptions if each.is_live]:
+        for subscription in audience:
             subscription.offer(updates)
             sent += len(updates)
             if sent >= BURST:
                 sent = 0
                 await asyncio.sleep(0)
-        for frame in updates:
-            if isinstance(frame, EventFrame):
-                # The ring keeps the event itself; an encoded copy would double its memory.
-                frame.drop_wire()
 
     def broadcast_deltas(self, frames: list[Frame]) -> None:
         """Offer frames that are not in the log, such as pieces of streamed text, to every live subscription."""

@@ -94,9 +94,10 @@ class EventFrame(Frame):
         """Return the event's JSON as in REST responses, without the envelope of a WebSocket message."""
         return _dumps(self.event.to_wire())
 
-    def drop_wire(self) -> None:
-        """Drop the cached WebSocket message to save memory; ``encode`` creates it again on demand."""
+    def drop_encoded(self) -> None:
+        """Drop the cached encoded forms of all protocols to save memory. They are created again on demand."""
         self.wire = b""
+        self.forms = None
 
 
 class StatusFrame(Frame):

@@ -17,10 +17,11 @@ from uuid import UUID
 import msgspec
 from django.http import HttpRequest, HttpResponse
 
-from conversations.realtime.access import Credentials, TooManyStreams, Watcher, watching
+from conversations.realtime.access import Credentials, Watcher
 from conversations.realtime.frames import EventFrame, Frame, PingFrame
 from conversations.realtime.hub import get_hub
 from conversations.realtime.subscription import Subscription
+from conversations.realtime.watching import TooManyStreams, watching
 from lib.api import dumps
 from lib.problems import Problem, problem_body
 

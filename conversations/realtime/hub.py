@@ -10,7 +10,7 @@ import logging
 import random
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from conversations.realtime import threads
 from conversations.realtime.feed import PAGE, Feed
 from conversations.realtime.frames import DeltaFrame
 from conversations.realtime.reading import find_changed, read
-from conversations.realtime.subscription import FeedProtocol, Subscription
+from conversations.realtime.subscription import Encoder, FeedProtocol, Subscription
 from lib import bus
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class Hub:
         # Feeds whose read is queued, the oldest first.
         self._dirty: deque[Feed] = deque()
         self._has_dirty = asyncio.Event()
-        # By user id: the events to set when the user's access may have changed.
-        self._watchers: dict[UUID, set[asyncio.Event]] = {}
+        # By user id: the function to call when the user's access may have changed.
+        self._watchers: dict[UUID, Callable[[], None]] = {}
         # Users for whom the subscription to changes of access failed. The poll retries it.
         self._unsubscribed_users: set[UUID] = set()
         self._layer = get_channel_layer()
@@ -67,49 +67,53 @@ class Hub:
             await self.leave(subscription)
 
     async def join(
-        self, conversation_id: UUID, *, after: int, epoch: int | None = None
+        self,
+        conversation_id: UUID,
+        *,
+        after: int,
+        epoch: int | None = None,
+        encoder: type[Encoder] | None = None,
     ) -> Subscription:
-        """Return a subscription to a conversation's events after the seq ``after``. The caller must call ``leave``."""
+        """Return a subscription to a conversation's events after the seq ``after``. The caller must call ``leave``.
+
+        ``encoder`` encodes the frames for the protocol of the subscription. None means that ``push`` encodes them.
+        """
         await self._ensure_running()
         feed = await self._feed(conversation_id)
         # The feed may have been dropped while we waited for its first read.
         while self.feeds.get(conversation_id) is not feed:
             feed = await self._feed(conversation_id)
         subscription = Subscription(feed, after, epoch)
-        feed.subscriptions.add(subscription)
+        feed.add(subscription, encoder)
         return subscription
 
     async def leave(self, subscription: Subscription) -> None:
         """Close a subscription, and drop its feed if no other subscription uses the feed."""
         subscription.close()
         feed = subscription.feed
-        feed.subscriptions.discard(subscription)
+        feed.remove(subscription)
         if not feed.subscriptions:
             await self._drop(feed)
 
-    @contextlib.asynccontextmanager
-    async def watch_access(self, user_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """Yield an ``asyncio.Event`` that is set whenever the user's access may have changed.
+    async def watch_user(self, user_id: UUID, changed: Callable[[], None]) -> None:
+        """Call ``changed`` whenever a user's access may have changed, until ``unwatch_user`` is called.
 
-        This happens, for example, when a session ends, a key is revoked or a role changes.
+        This happens, for example, when a session ends, a key is revoked or a role changes. A user has at most one such
+        function.
         """
+        self._watchers[user_id] = changed
         await self._ensure_running()
-        woken = asyncio.Event()
-        self._watchers.setdefault(user_id, set()).add(woken)
         await self._subscribe_user(user_id)
-        try:
-            yield woken
-        finally:
-            watchers = self._watchers.get(user_id, set())
-            watchers.discard(woken)
-            if not watchers:
-                self._watchers.pop(user_id, None)
-                self._unsubscribed_users.discard(user_id)
-                with contextlib.suppress(Exception):
-                    await self._layer.group_discard(access_group(user_id), self._channel)
-                # Another watcher may have joined while we left the group.
-                if user_id in self._watchers:
-                    await self._subscribe_user(user_id)
+
+    async def unwatch_user(self, user_id: UUID) -> None:
+        """Stop calling the function of ``watch_user``. Safe to repeat."""
+        self._watchers.pop(user_id, None)
+        self._unsubscribed_users.discard(user_id)
+        with contextlib.suppress(Exception):
+            await self._layer.group_discard(access_group(user_id), self._channel)
+        # The user may be watched again since we began to leave the group.
+        if user_id in self._watchers:
+            await self._subscribe_user(user_id)
 
     async def _subscribe_user(self, user_id: UUID) -> bool:
         is_subscribed = await self._join(access_group(user_id))
@@ -270,8 +274,8 @@ class Hub:
                 if feed := self.feeds.get(key):
                     feed.broadcast_deltas([DeltaFrame(delta).with_exact_size() for delta in deltas])
             case bus.AccessChanged(user=user_id):
-                for woken in self._watchers.get(user_id, ()):
-                    woken.set()
+                if changed := self._watchers.get(user_id):
+                    changed()
 
     async def _poll(self) -> None:
         """Find changes whose nudges were lost, with one query for all feeds, forever.
@@ -283,6 +287,9 @@ class Hub:
             pause = min(2, settings.HUB_POLL_SECONDS) if lacks_nudges else settings.HUB_POLL_SECONDS
             await asyncio.sleep(pause)
             feeds = dict(self.feeds)
+            if not feeds:
+                await self._retry_subscriptions()
+                continue
             known = {key: (feed.seq, feed.updated_at) for key, feed in feeds.items()}
             # If the database is unreachable, the next round retries.
             with contextlib.suppress(Exception):

@@ -70,9 +70,27 @@ def read(places: Mapping[UUID, int | None], page: int) -> dict[UUID, Reading]:
     return {key: _build_reading(row_of.get(key), place) for key, place in places.items()}
 
 
-def read_events(conversation_id: UUID, after: int, page: int) -> list[Frame]:
+def read_events(conversation_id: UUID, after: int, page: int) -> list[EventFrame]:
     """Return one page of event frames after the seq ``after``."""
-    return list(read({conversation_id: after}, page)[conversation_id].frames)
+    return read({conversation_id: after}, page)[conversation_id].frames
+
+
+def read_pages(
+    places: Sequence[tuple[UUID, int]], page: int
+) -> dict[tuple[UUID, int], list[EventFrame]]:
+    """Return one page of event frames for each place: a conversation id and the seq after which to read.
+
+    Runs one SQL statement, or more if a conversation occurs several times.
+    """
+    frames: dict[tuple[UUID, int], list[EventFrame]] = {}
+    left = list(places)
+    while left:
+        # A statement reads one page of each conversation.
+        together = dict(reversed(left))
+        readings = read(together, page)
+        frames |= {(key, after): readings[key].frames for key, after in together.items()}
+        left = [place for place in left if place not in frames]
+    return frames
 
 
 def find_changed(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
@@ -80,9 +98,15 @@ def find_changed(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:
 
     ``known`` maps a conversation id to the ``(last_seq, updated_at)`` of the last read.
     """
-    rows = Conversation.objects.filter(pk__in=known, deleted_at=None)
-    current = {pk: (seq, at) for pk, seq, at in rows.values_list("pk", "last_seq", "updated_at")}
-    return [key for key, place in known.items() if current.get(key) != place]
+    seqs, times = zip(*known.values(), strict=True) if known else ((), ())
+    parameters = [list(known), list(seqs), list(times)]
+    return [row[0] for row in prepared.fetch(_CHANGED, parameters, binary_rows=True)]
+
+
+_CHANGED = f"""
+SELECT known.id FROM unnest(%s::uuid[], %s::bigint[], %s::timestamptz[]) AS known (id, last_seq, updated_at)
+LEFT JOIN {Conversation._meta.db_table} AS c ON c.id = known.id AND c.deleted_at IS NULL
+WHERE (c.last_seq, c.updated_at) IS DISTINCT FROM (known.last_seq, known.updated_at)"""  # noqa: S608, SLF001 - our own names
 
 
 def _frames(columns: Sequence[list[Any] | None]) -> list[EventFrame]:

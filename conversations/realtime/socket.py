@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
-from conversations.realtime import access
+from conversations.realtime import watching
 from conversations.realtime.access import Credentials, Refusal, Watcher
 from conversations.realtime.frames import Frame
 from conversations.realtime.hub import get_hub
@@ -123,7 +123,7 @@ class ConversationConsumer:
     async def _open(self) -> None:
         try:
             code = await self._go_live()
-        except access.TooManyStreams as refusal:
+        except watching.TooManyStreams as refusal:
             code, self._reason = CLOSE_TOO_MANY, refusal.detail
         except Exception:
             log.exception("opening a socket failed; the client is asked to reconnect")
@@ -147,13 +147,13 @@ class ConversationConsumer:
         watcher = Watcher(credentials, self.conversation_id, self.permission)
         if refusal := await watcher.check_access():
             return CLOSES[refusal]
+        supports_ready_frames = framing.READY in self.scope.get("extensions", ())
         signed_in(self.scope)
         after, epoch = cursor
         hub = get_hub()
         self._subscription = await hub.join(self.conversation_id, after=after, epoch=epoch)
-        access.start_watching(watcher, self._subscription)
+        watching.start_watching(watcher, self._subscription)
         self._watcher = watcher
-        supports_ready_frames = framing.READY in self.scope.get("extensions", ())
         push = self._push if supports_ready_frames else self._push_each
         await self._subscription.go_live(push, self._handle_over)
         return None
@@ -175,7 +175,7 @@ class ConversationConsumer:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
         if self._watcher is not None:
-            await access.stop_watching(self._watcher)
+            watching.stop_watching(self._watcher)
         if self._subscription is not None:
             await get_hub().leave(self._subscription)
 
@@ -202,7 +202,8 @@ class ConversationConsumer:
 def signed_in(scope: Scope) -> None:
     """Report that the client of a socket has signed in, so that it no longer counts for its network address.
 
-    ``openhands_site.serving.open_streams`` puts the function that is called into the scope.
+    ``openhands_site.serving.open_streams`` puts the function that is called into the scope. The scope may be empty
+    afterwards.
     """
     if report := scope.get(SIGNED_IN):
         report()

@@ -12,6 +12,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,6 +25,22 @@ Push = Callable[[Sequence[Frame]], Coroutine[Any, Any, None]]
 """Sends frames to the reader. The coroutine waits while the reader's socket accepts no more data."""
 BATCH_BYTES = 65_536
 """The size in bytes at which a batch of frames is pushed: about what a server buffers before its ``send`` waits."""
+
+
+class Encoder(Protocol):
+    """The encoding of one conversation's frames for one protocol, shared by all its subscriptions in a process.
+
+    An encoder caches the encoded form on each frame (``Frame.cache_form``). A form depends only on the log, never on
+    the subscription that needs it first. The forms of events are dropped after they were sent.
+    """
+
+    def __init__(self, feed: "FeedProtocol") -> None: ...
+
+    async def encode_live(self, frames: Sequence[Frame]) -> None:
+        """Encode new frames. It is called once for all new frames, in order."""
+
+    async def encode_page(self, frames: Sequence[Frame]) -> None:
+        """Encode the events of a page of the log that have no form yet: a part of the backlog, or of a slow queue."""
 
 
 class FeedProtocol(Protocol):
@@ -39,9 +56,13 @@ class FeedProtocol(Protocol):
 
     async def read_head(self) -> Reading: ...
 
-    async def read_page(self, after: int) -> list[Frame]: ...
+    async def read_page(self, after: int) -> Sequence[Frame]: ...
+
+    def backlog_reader(self) -> AbstractContextManager[None]: ...
 
     def recent_frames(self, after: int) -> list[Frame] | None: ...
+
+    def remove(self, subscription: "Subscription") -> None: ...
 
 
 class Subscription:
@@ -67,6 +88,7 @@ class Subscription:
         "_when_over",
         "_woken",
         "cursor",
+        "encoder",
         "epoch",
         "feed",
         "has_failed",
@@ -77,6 +99,7 @@ class Subscription:
 
     def __init__(self, feed: FeedProtocol, after: int, epoch: int | None) -> None:
         self.feed = feed
+        self.encoder: Encoder | None = None
         self.cursor = after
         self.epoch = epoch
         self.is_live = False
@@ -155,12 +178,13 @@ class Subscription:
         subscription is over, possibly before this function returns. An exception of ``push`` is raised here while the
         backlog is sent; later, it only sets ``has_failed``. Call ``close`` afterwards, also after an exception.
         """
-        async for page in self._read_backlog():
-            # `_batches` moves the cursor. `_read_backlog` ends when the cursor reaches the feed's position.
-            for batch in self._batches(page):
-                # Access may be lost while a long backlog is being sent.
-                if not self.is_revoked:
-                    await push(batch)
+        with self.feed.backlog_reader():
+            async for page in self._read_backlog():
+                # `_batches` moves the cursor. `_read_backlog` ends when the cursor reaches the feed's position.
+                for batch in self._batches(page):
+                    # Access may be lost while a long backlog is being sent.
+                    if not self.is_revoked:
+                        await push(batch)
         # No await from here to `_start_live`: the feed must not advance between the last page and going live.
         self._push, self._when_over = push, when_over
         self._start_live()
@@ -178,10 +202,11 @@ class Subscription:
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Yield all frames after the cursor, in order and each event once, until the subscription is over."""
-        async for page in self._read_backlog():
-            for frame in page:
-                if self._advance(frame):
-                    yield frame
+        with self.feed.backlog_reader():
+            async for page in self._read_backlog():
+                for frame in page:
+                    if self._advance(frame):
+                        yield frame
         # No await from here to `_start_live`: the feed must not advance between the last page and going live.
         woken = self._woken = asyncio.Event()
         self._start_live()
@@ -246,7 +271,7 @@ class Subscription:
             except StopIteration:  # the coroutine completed without waiting
                 continue
             except Exception:  # noqa: BLE001 - the reader left; its server notices the disconnect itself
-                self._fail()
+                self.fail()
                 return ()
             # The socket's buffer is full. A task finishes the batch, so a slow reader does not block the others.
             self._sending = asyncio.create_task(_finish(step, awaited))
@@ -257,14 +282,15 @@ class Subscription:
     def _has_sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
         if task.cancelled() or task.exception() is not None:
-            self._fail()
+            self.fail()
             return
         # These frames were queued while the batch was in flight. `offer` pushes or queues them again.
         waiting, self._waiting, self._bytes = self._waiting, None, 0
         if waiting:
             self.offer(list(waiting))
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
+        """Send nothing more, because frames could not be encoded or sent. The subscription is over."""
         self.has_failed = True
         self._waiting = None
         self.wake()
@@ -279,10 +305,12 @@ class Subscription:
         while self.cursor < self.feed.seq and not (self.feed.is_gone or self.is_revoked):
             page = self.feed.recent_frames(self.cursor)
             if page is None:  # the ring buffer no longer contains the next event
-                page = await self.feed.read_page(self.cursor)
+                page = list(await self.feed.read_page(self.cursor))
             # The events after the cursor were pruned or deleted in the meantime.
             if not page:
                 break
+            if self.encoder is not None:
+                await self.encoder.encode_page(page)
             yield page
 
     async def _find_reset(self) -> Frame | None:

@@ -2,5 +2,5 @@
 
 from lib.threads import DatabaseThreads
 
-POOL = DatabaseThreads("hub", 4)
+POOL = DatabaseThreads("hub", 4, keep_connections=True)
 run_in_thread = POOL.run

@@ -201,9 +201,9 @@ class Recorder:
                 if client.read(quiet if IS_RECORDING else SECONDS) is None:
                     break
             quiet = QUIET_SECONDS / 5  # the other sockets have received their frames meanwhile
-            taken = client.received if IS_RECORDING else client.received[:count]
-            client.received = client.received[len(taken) :]
-            self._compare(step, label, change(taken), expected)
+            sent = client.received if IS_RECORDING else client.received[:count]
+            client.received = client.received[len(sent) :]
+            self._compare(step, label, change(sent), expected)
 
     def finish(self):
         """Check that no socket has received more frames than were collected; write the file of a recording."""

@@ -9,13 +9,12 @@ from django.test import Client
 
 from accounts import services as accounts
 from accounts.services import audit
-from conversations.realtime import access, threads
+from conversations.realtime import access, threads, watching
 from conversations.realtime.access import (
     Credentials,
     MayNotSteer,
     Refusal,
     TooManyCommands,
-    UnpingedStream,
     Watcher,
 )
 from conversations.services import conversation_key, rotate_keys
@@ -169,19 +168,19 @@ class TestWatching:
         watcher = Watcher(Credentials(keys=(row_and_key[1],)), conversation.pk)
         assert await watcher.check_access() is None
         ended = asyncio.Event()
-        access.start_watching(watcher, UnpingedStream(ended.set))
+        watching.start_watching(watcher, watching.UnpingedStream(ended.set))
         return watcher, ended
 
     async def test_watchers_with_equal_credentials_share_one_check_and_end_together(
         self, alice, conversation, monkeypatch
     ):
         row_and_key = await sync_to_async(accounts.issue_api_key)(user=alice, name="k")
-        checks, check_access_now = [], Watcher.check_access_now
+        checked, check_each = [], watching.check_each
         watchers = [await self.start_watcher(row_and_key, conversation) for _ in range(5)]
         monkeypatch.setattr(
-            Watcher,
-            "check_access_now",
-            lambda self: (checks.append(self), check_access_now(self))[1],
+            watching,
+            "check_each",
+            lambda questions: (checked.extend(questions), check_each(questions))[1],
         )
         assert len({id(watcher.credentials) for watcher, _ in watchers}) == 1
 
@@ -189,11 +188,11 @@ class TestWatching:
         for _, ended in watchers:
             await asyncio.wait_for(ended.wait(), 10)
 
-        assert len(set(checks)) == 1
+        assert len(set(checked)) == 1
         assert {watcher.refusal for watcher, _ in watchers} == {Refusal.UNAUTHENTICATED}
         for watcher, _ in watchers:
-            await access.stop_watching(watcher)
-            await access.stop_watching(watcher)
+            watching.stop_watching(watcher)
+            watching.stop_watching(watcher)
 
     async def test_watcher_that_joins_after_access_ended_is_checked_again(
         self, alice, conversation
@@ -207,9 +206,9 @@ class TestWatching:
         await asyncio.wait_for(ended.wait(), 10)
 
         late_ended = asyncio.Event()
-        access.start_watching(late, UnpingedStream(late_ended.set))
+        watching.start_watching(late, watching.UnpingedStream(late_ended.set))
 
         await asyncio.wait_for(late_ended.wait(), 10)
         assert late.refusal is Refusal.UNAUTHENTICATED
-        await access.stop_watching(first)
-        await access.stop_watching(late)
+        watching.stop_watching(first)
+        watching.stop_watching(late)

@@ -1,6 +1,7 @@
 """The SQL statement of the hub: it reads the same events and records as the models, byte for byte."""
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 
@@ -76,3 +77,18 @@ def test_deleted_conversation_is_gone_and_has_no_frames(conversation):
     result = reading.read({conversation.pk: 0}, 200)[conversation.pk]
 
     assert (result.is_gone, result.frames) == (True, [])
+
+
+def test_pages_of_several_places_are_read_together(conversation, django_assert_num_queries):
+    conversation.append(*[NewEvent(f"e{n}", "K", "agent", "{}") for n in range(3)])
+    place, unknown = (conversation.pk, 1), (UUID(int=1), 0)
+    with django_assert_num_queries(1):
+        pages = reading.read_pages([place, unknown], 200)
+    assert [frame.seq for frame in pages[place]] == [2, 3]
+    assert pages[unknown] == []
+
+    # A statement reads one page of each conversation.
+    places = [(conversation.pk, after) for after in (0, 2, 1)]
+    with django_assert_num_queries(3):
+        pages = reading.read_pages(places, 1)
+    assert [[frame.seq for frame in pages[place]] for place in places] == [[1], [3], [2]]

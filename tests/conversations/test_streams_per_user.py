@@ -13,7 +13,7 @@ from django.db import connections
 from accounts import services as accounts
 from conversations import services
 from conversations.models import Lease
-from conversations.realtime import access, threads
+from conversations.realtime import threads, watching
 from lib import open_files
 from lib.open_files import Room
 from openhands_site import asgi
@@ -81,7 +81,7 @@ async def test_socket_beyond_the_limit_is_closed_with_4429_and_a_reason(
             assert code == 4429
             assert reason.startswith(SENTENCE)
         await wait_until_async(
-            lambda: conversation.created_by_id not in access._streams,
+            lambda: conversation.created_by_id not in watching._streams,
             "the sockets to be counted as closed",
         )
         async with connect(port, path, key) as again:

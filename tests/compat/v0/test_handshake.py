@@ -19,8 +19,15 @@ def build_scope(conversation, **query):
     return {"headers": [], "query_string": urlencode(query).encode(), "client": ("127.0.0.1", 1)}
 
 
+def join(scope):
+    """Return the watcher of a handshake, as the socket does."""
+    watcher = handshake.read_watcher(scope)
+    handshake.raise_refusal(scope, watcher, watcher.check_access_now())
+    return watcher
+
+
 def admit(scope):
-    watcher = handshake.admit(scope)
+    watcher = join(scope)
     return watcher.user_id, watcher.conversation_id
 
 
@@ -30,7 +37,7 @@ def test_conversation_key_joins_its_own_conversation_only(alice, conversation):
 
     assert admit(build_scope(conversation, session_api_key=key)) == (alice.pk, conversation.pk)
     with pytest.raises(ConnectionRefused, match="is not allowed to join"):
-        handshake.admit(build_scope(other, session_api_key=key))
+        join(build_scope(other, session_api_key=key))
 
 
 def test_viewer_joins_but_is_refused_commands(alice, bob, conversation):
@@ -42,7 +49,7 @@ def test_viewer_joins_but_is_refused_commands(alice, bob, conversation):
     )
 
     assert admit(scope) == (bob.pk, conversation.pk)
-    with pytest.raises(MayNotSteer), handshake.admit(scope).authorized_command():
+    with pytest.raises(MayNotSteer), join(scope).authorized_command():
         pytest.fail("a viewer was allowed to steer")
 
 
@@ -75,20 +82,20 @@ def test_missing_conversation_id_is_refused_with_openhands_message(query):
     scope = {"headers": [], "query_string": urlencode(query).encode()}
 
     with pytest.raises(ConnectionRefused) as refused:
-        handshake.admit(scope)
+        join(scope)
     assert refused.value.error_args == {"message": "No conversation_id in query params"}
 
 
 @pytest.mark.parametrize("key", ["", "null", "undefined", "None", " "])
 def test_empty_key_counts_as_no_credentials(conversation, key):
     with pytest.raises(ConnectionRefused, match="No keycloak_auth cookie"):
-        handshake.admit(build_scope(conversation, session_api_key=key))
+        join(build_scope(conversation, session_api_key=key))
 
 
 @pytest.mark.parametrize("key", ["ocs_x.y", "oh_x.y", "x"])
 def test_invalid_key_is_refused_with_openhands_code(conversation, key):
     with pytest.raises(ConnectionRefused) as refused:
-        handshake.admit(build_scope(conversation, session_api_key=key))
+        join(build_scope(conversation, session_api_key=key))
     assert refused.value.error_args == {"message": "invalid_session_api_key"}
 
 
@@ -111,7 +118,7 @@ def test_unknown_or_malformed_id_is_refused_and_named(alice, conversation, conve
     scope = build_scope(conversation, conversation_id=conversation_id, session_api_key=key)
 
     with pytest.raises(ConnectionRefused) as refused:
-        handshake.admit(scope)
+        join(scope)
     sentence = f"User {alice.pk} is not allowed to join conversation {conversation_id[:100]}"
     assert refused.value.error_args == {"message": sentence}
 

@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from compat.v0.translation import Entry, Links, is_state_change, translate_events
+from compat.v0.translation import Entry, Links, is_state_change, translate_event
 from conversations.models import LoggedEvent
 
 RECORDING = json.loads(
@@ -23,9 +23,8 @@ def _load_event(wire):
 
 def test_recorded_log_translates_to_the_recorded_frames():
     links = Links(echoes=set(RECORDING["echoes"]))
-    translated = translate_events(
-        [Entry.of_event(_load_event(wire)) for wire in RECORDING["log"]], links
-    )
+    entries = [Entry.of_event(_load_event(wire)) for wire in RECORDING["log"]]
+    translated = [event for entry in entries if (event := translate_event(entry, links))]
     sent = [json.loads(frame[2:]) for frame in RECORDING["frames"] if frame.startswith("42")]
 
     events = [event for name, event in sent if "id" in event and "timestamp" in event]

@@ -173,13 +173,7 @@ class TestTrajectory:
         assert body == b'{"trajectory":[]}'
 
 
-class TestResumePosition:
-    def test_pruned_events_move_the_position_forward(self, conversation):
-        Conversation.objects.update(pruned_seq=5)
-
-        assert log.find_resume_position(conversation.pk, 2)[0] == 5
-        assert log.find_resume_position(conversation.pk, 9)[0] == 9
-
+class TestLinksAtAPosition:
     def test_totals_at_the_position_are_loaded(self, conversation, append):
         first = append("ConversationStateUpdateEvent", "environment", **make_stats(0.5))
         later = append("ConversationStateUpdateEvent", "environment", **make_stats(2.0))

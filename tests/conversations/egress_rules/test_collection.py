@@ -11,8 +11,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import OperationalError, connection, connections, transaction
 
-from compat.v0.log import translate_rows
-from compat.v0.translation import Links
+from compat.v0 import event_pages
 from compat.v1.translation import encode_event, filter_for_v1
 from conversations import services
 from conversations.log.story import build_entry
@@ -321,7 +320,7 @@ def test_clients_of_v0_and_v1_receive_the_question_as_an_error_and_no_rule_chang
     services.decide_host(conversation_id=listed.pk, host="evil.example", allowed=True, by=alice)
 
     v1 = [json.loads(encode_event(event)) for event in filter_for_v1(listed.events.all())]
-    v0 = translate_rows(listed.pk, listed.events.order_by("seq"), Links())
+    v0 = list(event_pages.walk(listed.pk))
 
     message = list_notices(listed)[0]["message"]
     assert [(e["kind"], e["code"], e["detail"]) for e in v1] == [
