@@ -111,6 +111,8 @@ class Follower:
             # A disconnect packet: the client shows the message and does not connect again by itself.
             await self.send_error(refusal.detail)
             await server.disconnect(self.sid)
+        except OSError:  # the client has left
+            await _close_connection(self.eio_sid)
         except Exception:
             logger.exception(
                 "The feed of a V0 socket failed; the client will reconnect and resume."
@@ -309,9 +311,10 @@ def _close_unless_joined(eio_sid: str) -> None:
 
 async def _close_connection(eio_sid: str) -> None:
     """Close a connection of Engine.IO and its socket. Safe to repeat."""
-    connection = server.eio.sockets.get(eio_sid)
+    connection = server.eio.sockets.pop(eio_sid, None)
     if connection is not None:
-        await server.eio.disconnect(eio_sid)
+        # Without ``wait``, which waits forever for a writer that has ended because the client left.
+        await connection.close(wait=False, reason=server.eio.reason.SERVER_DISCONNECT)
         # python-engineio 4 only asks the client to close the socket, and closes it itself after 45 seconds. This ends
         # its writer, which closes the socket now.
         await connection.queue.put(None)

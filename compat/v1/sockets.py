@@ -138,7 +138,14 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        # An OSError means that the client has left.
+        if error is not None and not isinstance(error, OSError):
+            log.error("A task of a V1 socket failed.", exc_info=error)
 
     async def disconnect(self, code: int) -> None:
         for task in list(self.tasks):

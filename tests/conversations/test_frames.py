@@ -51,7 +51,7 @@ def test_message_is_encoded_once_and_again_after_it_was_dropped():
     first = frame.encode()
 
     assert frame.encode() is first
-    frame.drop_wire()
+    frame.drop_encoded()
     assert frame.wire == b""
     assert frame.encode() == first == encode_frame(frame.text.encode())
 

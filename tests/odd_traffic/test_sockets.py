@@ -30,7 +30,7 @@ OWN_TASKS = {
         "Server.serve",
         "LifespanOff.startup",
     ),
-    *("RedisSingleShardConnection._do_receiving", "AsyncServer._service_task"),
+    *("_Shard._do_receiving", "AsyncServer._service_task"),
     # python-engineio starts it for each ping and ends it after the pause between two pings, 25 seconds.
     "AsyncSocket._send_ping",
 }
