@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -80,6 +80,17 @@ def reap_orphans(known: set[int]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.pid not in known and child.status() == psutil.STATUS_ZOMBIE:
                 os.waitpid(child.pid, os.WNOHANG)
+
+
+def all_processes() -> Iterator[psutil.Process]:
+    """Yield all processes of this machine.
+
+    psutil keeps the object of each process that it has found before. If a process has ended since then and its id
+    belongs to a new one, ``psutil.process_iter`` yields the former process, of which most functions raise
+    ``NoSuchProcess``: the new process would be overlooked.
+    """
+    psutil.process_iter.cache_clear()
+    yield from psutil.process_iter()
 
 
 def end(process: psutil.Process, *steps: tuple[int, float]) -> None:

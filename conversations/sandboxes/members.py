@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from lib import processes
+
 
 def find_members(name: str, engines: Iterable[psutil.Process]) -> set[psutil.Process]:
     """Return all processes of a sandbox, whose id is ``name``.
@@ -19,7 +21,7 @@ def find_members(name: str, engines: Iterable[psutil.Process]) -> set[psutil.Pro
     roots = {process.pid for process in engines}
     members: dict[int, psutil.Process] = {}
     children: dict[int, list[psutil.Process]] = {}
-    for process in psutil.process_iter():
+    for process in processes.all_processes():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             children.setdefault(process.ppid(), []).append(process)
             if process.pid in roots or _is_marked(process, name) or os.getsid(process.pid) in roots:
@@ -49,8 +51,8 @@ def is_running(process: psutil.Process) -> bool:
         return False
 
 
-def send_signal(processes: Iterable[psutil.Process], number: int) -> None:
-    for process in processes:
+def send_signal(receivers: Iterable[psutil.Process], number: int) -> None:
+    for process in receivers:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
 

@@ -36,6 +36,7 @@ from conversations.engine.payloads import Durable
 from conversations.sandboxes.engine_environment import MODULE
 from conversations.sandboxes.provider import get_provider
 from lib import crypto
+from lib.processes import all_processes
 from openhands_site.operating import embedded
 from tests.prepare import ROOT
 from tests.waiting import wait_until
@@ -485,7 +486,7 @@ class Stack:
     def _left(self) -> list[psutil.Process]:
         """Return the processes with our folder in their environment or command line."""
         mark, processes = str(self.folder), []
-        for process in psutil.process_iter():
+        for process in all_processes():
             with contextlib.suppress(psutil.Error, OSError):
                 words = [*process.cmdline(), *process.environ().values()]
                 is_ours = process.pid != os.getpid() and any(mark in word for word in words)

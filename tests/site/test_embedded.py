@@ -1,17 +1,19 @@
 """The embedded PostgreSQL and Redis of a data folder: start, restart, recovery and stop."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import psutil
 import psycopg
 import pytest
 import redis
 
+from lib import processes
 from openhands_site.operating import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,11 +50,15 @@ def fetch_value(services, statement):
         return cursor.fetchone()[0] if cursor.description else None
 
 
-def list_programs(folder) -> list[str]:
-    """Return the names of the programs that have the folder in their command line."""
-    processes = psutil.process_iter(["pid", "name", "cmdline"])
-    names = [p.info["name"] for p in processes if str(folder) in " ".join(p.info["cmdline"] or [])]
-    return sorted(set(names))
+def list_programs(*folders) -> list[str]:
+    """Return the names of the programs that have one of the folders in their command line."""
+    names = set()
+    for process in processes.all_processes():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if any(str(folder) in command for folder in folders):
+                names.add(process.name())
+    return sorted(names)
 
 
 @pytest.mark.parametrize("name", ["plain", "with space, 'quote' and comma", "l" * 120])
@@ -119,8 +125,11 @@ def test_services_end_when_their_owner_is_killed_and_can_start_again(run, tmp_pa
     owner.wait()
     owner.stdout.close()
 
-    assert fetch_value(run(tmp_path), "SELECT 1") == 1
-    assert list_programs(tmp_path) == ["postgres", "valkey-server"]
+    services = run(tmp_path)
+    assert fetch_value(services, "SELECT 1") == 1
+    # A folder with a long path has its sockets elsewhere.
+    sockets = Path(unquote(urlsplit(services.redis_url).path)).parent
+    assert list_programs(tmp_path, sockets) == ["postgres", "valkey-server"]
 
 
 def test_killed_services_are_restarted_with_their_data(run, tmp_path):

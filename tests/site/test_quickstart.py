@@ -21,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lib import env
+from lib.processes import all_processes
 from openhands_site.operating import supervisor
 from openhands_site.operating.embedded import CannotStart
 from openhands_site.operating.quickstart import data_folder, environment
@@ -119,7 +120,7 @@ def run(tmp_path):
 def list_processes(folder: Path) -> list[tuple[int, str]]:
     """Return (id, command) of each process with the folder in its command, working directory or ``DATA_DIR``."""
     processes = []
-    for process in psutil.process_iter():
+    for process in all_processes():
         with contextlib.suppress(psutil.Error):
             texts = [*process.cmdline(), process.cwd(), process.environ().get("DATA_DIR", "")]
             is_dead = process.status() == psutil.STATUS_ZOMBIE

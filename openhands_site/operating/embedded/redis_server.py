@@ -68,7 +68,7 @@ class Redis(Service):
     def _end_leftover(self) -> None:
         # The server sets its process title to its socket's path.
         title = f"unixsocket:{self.socket}"
-        for process in psutil.process_iter(["name"]):
+        for process in processes.all_processes():
             with contextlib.suppress(psutil.Error):
-                if process.info["name"] in PROGRAMS and title in " ".join(process.cmdline()):
+                if process.name() in PROGRAMS and title in " ".join(process.cmdline()):
                     processes.end(process, (signal.SIGTERM, 10))

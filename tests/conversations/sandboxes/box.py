@@ -25,6 +25,7 @@ from conversations.sandboxes.provider import (
     State,
     get_provider,
 )
+from lib.processes import all_processes
 from tests.waiting import wait_until
 
 SESSION_KEY, SECRET_KEY = "session-key-of-a-test", "secret-key-of-a-test"
@@ -175,7 +176,7 @@ def find_processes(sandbox_id: UUID) -> Iterator[psutil.Process]:
     name = sandbox_id.hex
     children: dict[int, list[psutil.Process]] = {}
     queue = []
-    for process in psutil.process_iter():
+    for process in all_processes():
         with contextlib.suppress(psutil.Error, OSError):
             children.setdefault(process.ppid(), []).append(process)
             if name in read_mark(process):
