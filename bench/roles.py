@@ -1,12 +1,14 @@
 """The benchmark of an idle server: CPU and memory of each role of ``make run`` while nobody is connected.
 
 A whole server starts in a temporary folder, without the installation of the engine. It is measured when it has been
-quiet for a while. The memory is the proportional set size (a page that n processes share counts as one n-th), so the
-figures of processes that were forked from each other can be added. CPU is in cores: 1 is one busy core.
+quiet for a while, and its memory again when each role has been restarted once. The memory is the proportional set size
+(a page that n processes share counts as one n-th), so the figures of processes that were forked from each other can be
+added. CPU is in cores: 1 is one busy core.
 """
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -26,11 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 QUIET_SECONDS = 20
 """The pause between the line ``Ready`` and the first measurement."""
 MEASURED_SECONDS = 60
+RESTART_SECONDS = 60
+"""How long a role may take to end after SIGTERM and to be started again."""
 SERVICES = {"postgres": "PostgreSQL", "valkey-server": "Redis"}
 
 
 def run() -> list[dict[str, Any]]:
-    """Return cores and megabytes of each role and service, and of all roles together."""
+    """Return cores and megabytes of each role and service, and of all together, also after restarts."""
     with tempfile.TemporaryDirectory(prefix="oh-bench-") as folder, _server(folder) as pids:
         time.sleep(QUIET_SECONDS)
         groups = _group(pids)
@@ -45,13 +49,20 @@ def run() -> list[dict[str, Any]]:
             for name, group in groups.items()
         }
         megabytes = {name: _megabytes(group) for name, group in groups.items()}
+        groups = _group(_restart(pids, Path(folder)))
+        after = {name: _megabytes(group) for name, group in groups.items()}
     ours = [name for name in groups if name not in SERVICES.values()]
     cores["our roles together"] = sum(cores[name] for name in ours)
-    megabytes["all together"] = sum(megabytes.values())
+    for values in (megabytes, after):
+        values["all together"] = sum(values.values())
     reach = {"our roles together": "<= 0.03 cores", "all together": "< 300 MB"}
     return [
         report.figure("roles", f"{name}, {what}", value, unit=unit, reach=reach.get(name, ""))
-        for what, unit, values in (("idle CPU", "cores", cores), ("memory", "MB", megabytes))
+        for what, unit, values in (
+            ("idle CPU", "cores", cores),
+            ("memory", "MB", megabytes),
+            ("memory after each role was restarted once", "MB", after),
+        )
         for name, value in values.items()
     ]
 
@@ -78,6 +89,32 @@ def _server(folder: str) -> Iterator[dict[str, int]]:
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
+
+
+def _restart(pids: dict[str, int], folder: Path) -> dict[str, int]:
+    """End each role once with SIGTERM. Return the new process ids by name when the server has been quiet again."""
+    new = {"supervisor": pids["supervisor"]}
+    for name in pids.keys() - new.keys():
+        os.kill(pids[name], signal.SIGTERM)
+        deadline = time.monotonic() + RESTART_SECONDS
+        while (pid := _running(folder).get(name, pids[name])) == pids[name]:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} was not restarted within {RESTART_SECONDS} s")
+            time.sleep(0.1)
+        new[name] = pid
+    time.sleep(QUIET_SECONDS)
+    if new != _running(folder) | {"supervisor": pids["supervisor"]}:
+        raise RuntimeError("a role was restarted more than once")
+    return new
+
+
+def _running(folder: Path) -> dict[str, int]:
+    """Return the process ids that the supervisor has recorded, by role."""
+    try:
+        record = json.loads((folder / "running.json").read_text())
+    except ValueError:  # it is being written
+        return {}
+    return {name: entry[0] for name, entry in record.items()}
 
 
 def _group(pids: dict[str, int]) -> dict[str, list[psutil.Process]]:

@@ -1,7 +1,8 @@
 """Child processes that continue with the modules of this process, so that they need not import them again.
 
-Used for the first start of the roles of ``quickstart`` (docs/adr/0022): importing Django and the apps takes each role
-about a second of a core. On Linux only: on macOS, system frameworks may crash in a child that does not call exec.
+Used for the roles of ``quickstart`` (docs/adr/0022): importing Django and the apps takes each role about a second of a
+core and 100 MB, which forks share. On Linux only: on macOS, system frameworks may crash in a child that does not call
+exec.
 """
 
 import gc
@@ -84,14 +85,17 @@ def fork(
 ) -> Forked:
     """Call ``run`` in a child process, whose output is the pipe ``stdout``, and return at once.
 
-    The child has a session of its own, the given environment, default signal handlers, and none of this process's open
-    files except ``keep``. It ends with the exit status that ``run`` sets by ``SystemExit``, and is killed with this
-    process. ``title`` is shown by ``ps``. Close database connections before the call.
+    The child has a session of its own, the given environment, default signal handlers, automatic garbage collection,
+    and none of this process's open files except ``keep``. It ends with the exit status that ``run`` sets by
+    ``SystemExit``, and is killed with this process. ``title`` is shown by ``ps``. Close database connections before the
+    call.
     """
     reading, writing = os.pipe()
     request_kill = processes.die_with_parent(signal.SIGKILL)
     sys.stdout.flush()
     sys.stderr.flush()
+    if gc.isenabled():
+        gc.collect()  # what is frozen stays in memory, so leave no garbage
     gc.freeze()  # a collection in the child would copy all pages that it shares with this process
     # A signal that arrives before the child has its own handlers must not reach this process's handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -113,6 +117,7 @@ def fork(
         )  # the name in `top`, as if the command ran by itself
         os.environ.clear()
         os.environ.update(environment)
+        gc.enable()  # quickstart disables it during its start
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     try:

@@ -68,9 +68,9 @@ class ProcessRole:
     on_done: Callable[[], None] = lambda: None
     pass_fds: tuple[int, ...] = ()
     run: Callable[[], object] | None = None
-    """The function that does the work of ``command`` in a fork of this process, for a first start without new imports.
+    """The function that does the work of ``command`` in a fork of this process, which shares memory with it.
 
-    Restarts use the command, so that a process that was updated or damaged is replaced by an entirely new one.
+    See ``Supervisor`` for the restarts that use ``command`` instead.
     """
     waits: bool = False
     """Whether the role is started by ``Supervisor.release`` instead of the first ``turn``."""
@@ -101,7 +101,12 @@ class ProcessRole:
 
 
 class Supervisor:
-    """A supervisor that keeps roles running. The caller calls ``turn`` until ``stop_requested``, then ``stop``."""
+    """A supervisor that keeps roles running. The caller calls ``turn`` until ``stop_requested``, then ``stop``.
+
+    A role with ``run`` starts as a fork where this is possible. A restart is a new process by ``command`` if
+    ``is_current`` says that a fork would not be up to date, or if the last two processes of the role ended soon: the
+    cause may be the state that forks inherit.
+    """
 
     def __init__(
         self,
@@ -110,16 +115,18 @@ class Supervisor:
         environment: dict[str, str],
         say: Callable[[str, str], None],
         record: Path,
+        is_current: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare a supervisor.
 
         ``say`` receives the name of a role and a line of its output. ``record`` is the file that lists the running
-        children.
+        children. ``is_current`` returns whether a fork of this process does the same as a new process.
         """
         self.roles = roles
         self.environment = environment
         self.say = say
         self.record = record
+        self.is_current = is_current
         self.interrupts = 0
         self._last_interrupt = self._reaped_at = 0.0
         self._child_ended = False
@@ -218,7 +225,7 @@ class Supervisor:
 
     def _start(self, role: ProcessRole) -> None:
         environment = self.environment | {"OH_ROLE": role.name, "PYTHONUNBUFFERED": "1"}
-        if role.run is not None and not role.is_started and forking.can_fork():
+        if role.run is not None and self._may_fork(role):
             role.process = forking.fork(
                 role.run,
                 title=" ".join(role.command),
@@ -233,6 +240,10 @@ class Supervisor:
         os.set_blocking(role.process.stdout.fileno(), False)
         self._selector.register(role.process.stdout, selectors.EVENT_READ, role)
         self._write_record()
+
+    def _may_fork(self, role: ProcessRole) -> bool:
+        is_usable = not role.is_started or (role.failures < 2 and self.is_current())
+        return is_usable and forking.can_fork()
 
     def _spawn(self, role: ProcessRole, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         # SIGKILL, not SIGTERM: if this process dies, the database stops too, so a role cannot finish its work.

@@ -134,6 +134,39 @@ def test_exit_status_and_errors_reach_the_parent():
     assert seen[1:] == [[3, ""], [1, "a sentence\n"], [0, ""]]
 
 
+def test_child_collects_garbage_although_its_parent_does_not():
+    seen = run_script(
+        """
+        import gc
+
+        gc.disable()
+        print(finish(fork(lambda: print(json.dumps(gc.isenabled()))))[1])
+        """
+    )
+
+    assert seen is True
+
+
+def test_garbage_of_the_parent_is_collected_before_it_is_frozen():
+    seen = run_script(
+        """
+        import weakref
+
+        class Node:
+            pass
+
+        gone = Node()
+        gone.itself = gone
+        reference = weakref.ref(gone)
+        del gone
+        finish(fork(lambda: None))
+        print(json.dumps(reference() is None))
+        """
+    )
+
+    assert seen is True
+
+
 def test_random_numbers_of_two_children_differ():
     seen = run_script(
         """

@@ -30,6 +30,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery"
+COMMANDS = {"web": "run_web", "worker": "run_worker", "manager": "run_conversation_manager"}
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -133,6 +134,44 @@ def list_processes(folder: Path) -> list[tuple[int, str]]:
     return processes
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process runs. A zombie does not, although nobody has collected its status."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def wait_replaced(running: Run, name: str, before: psutil.Process) -> psutil.Process:
+    """Wait until another process of a role runs and uses the database. Return the process."""
+
+    def find() -> psutil.Process | None:
+        # The file may be incomplete for a moment, and does not list the role between two processes.
+        with contextlib.suppress(ValueError, KeyError, psutil.Error):
+            process = running.find_process(name)
+            return process if process.pid != before.pid and is_connected(process) else None
+        return None
+
+    def is_connected(process: psutil.Process) -> bool:
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s "
+            "AND backend_start >= to_timestamp(%s)"
+        )
+        url = environment.read_file(running.folder / "server.env")["DATABASE_URL"]
+        with psycopg.connect(url) as connection:
+            values = [name, process.create_time()]
+            return connection.execute(query, values).fetchone()[0] > 0
+
+    return wait_until(find, f"another {name}")
+
+
+def assert_forked(running: Run, name: str) -> None:
+    """Assert that a role is a fork, which lets go of the locks and of the environment of the first process."""
+    process = running.find_process(name)
+    wait_until(lambda: COMMANDS[name] in process.cmdline()[0], "the title")
+    assert process.environ() == {}
+    assert not [file for file in process.open_files() if file.path.endswith(".lock")]
+
+
 def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_cleanly(run, tmp_path):
     grpc_port = find_free_port()
     engine = tmp_path / "engine of the environment"
@@ -146,13 +185,8 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     assert (first.folder / "server.env").stat().st_mode & 0o777 == 0o600
 
     if sys.platform == "linux":
-        # The roles are forks, which let go of the locks and of the environment of the first process.
-        commands = {"web": "run_web", "worker": "run_worker", "manager": "run_conversation_manager"}
-        for name, command in commands.items():
-            process = first.find_process(name)
-            assert command in process.cmdline()[0]
-            assert process.environ() == {}
-            assert not [file for file in process.open_files() if file.path.endswith(".lock")]
+        for name in COMMANDS:
+            assert_forked(first, name)
 
     second = run()
     second.process.wait(30)
@@ -187,13 +221,43 @@ def test_quickstart_starts_from_nothing_restarts_a_killed_process_and_stops_clea
     first.find_process("web").kill()
     first.read_until(r"web +\| was ended by SIGKILL; restarting in 1 s")
     assert first.get("/ready") == 200, "a request during the restart waits at the open port"
-    restarted = first.find_process("web")
-    assert restarted.cmdline()[2] == "run_web"
-    assert restarted.environ()["OH_ROLE"] == "web", "a restart is a new process, not a fork"
 
+    children = psutil.Process(first.process.pid).children(recursive=True)
     assert first.stop() == 0
+    assert "was killed" not in first.output
+    assert not [*filter(is_alive, children)]
     assert "Traceback" not in first.output
     assert list_processes(first.folder) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux only")
+def test_restarted_role_is_a_fork_unless_a_file_that_it_reads_was_changed(run):
+    first = run()
+    first.read_until("^Ready ")
+
+    for name in ("web", "manager"):
+        before = first.find_process(name)
+        before.kill()
+        first.read_until(rf"{name} +\| was ended by SIGKILL; restarting in 1 s")
+        # `web` connects when it is asked whether it is ready.
+        assert first.get("/ready") == 200
+        wait_replaced(first, name, before)
+        assert_forked(first, name)
+
+    with (first.folder / "server.env").open("a") as file:
+        file.write("# changed\n")
+    before = first.find_process("worker")
+    before.terminate()
+    first.read_until(r"worker +\| exited with status 0; restarting in 1 s")
+    restarted = wait_replaced(first, "worker", before)
+    assert restarted.cmdline()[2] == "run_worker"
+    assert restarted.environ()["OH_ROLE"] == "worker"
+
+    children = psutil.Process(first.process.pid).children(recursive=True)
+    assert {first.find_process(name) for name in COMMANDS} < {*children}
+    first.process.kill()
+    first.process.wait()
+    wait_until(lambda: not [*filter(is_alive, children)], "the child processes to end", seconds=20)
 
 
 def test_data_survives_sigkill(run):

@@ -20,7 +20,7 @@ def start(tmp_path):
     """Return a function that returns a supervisor of roles and the lines that they print. It is stopped at the end."""
     supervisors = []
 
-    def make(*roles):
+    def make(*roles, **options):
         lines = []
         supervisors.append(
             Supervisor(
@@ -28,6 +28,7 @@ def start(tmp_path):
                 environment=dict(os.environ),
                 say=lambda name, line: lines.append((name, line)),
                 record=tmp_path / "running.json",
+                **options,
             )
         )
         return supervisors[-1], lines
@@ -57,27 +58,44 @@ def test_role_that_waits_starts_when_it_is_released_and_lets_others_go_first(sta
     assert lines == [("early", str(usual)), ("late", str(min(usual + 7, 19)))]
 
 
-def test_role_is_forked_once_and_then_started_by_its_command(start, monkeypatch):
-    forked = []
+@pytest.fixture
+def list_starts(start, monkeypatch):
+    """Return a function that lists how a role that ends at once was started: by a fork or by its command."""
 
     def fork(run, **options):
-        forked.append(options["title"])
-        return supervisor._spawn(
-            role, options["environment"]
-        )  # a real process in place of the fork
+        command = [sys.executable, "-c", "print('fork')"]  # a real process in place of the fork
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     monkeypatch.setattr("openhands_site.operating.forking.can_fork", lambda: True)
     monkeypatch.setattr("openhands_site.operating.forking.fork", fork)
     monkeypatch.setattr("openhands_site.operating.supervisor.BACKOFF_SECONDS", (0,))
-    role = ProcessRole("role", [sys.executable, "-c", "print('done')"], run=lambda: None)
-    supervisor, lines = start(role)
 
-    def turn():
-        supervisor.turn(0.05)
-        return lines.count(("role", "done")) >= 3
+    def run(count, **options):
+        command = [sys.executable, "-c", "print('command')"]
+        supervisor, lines = start(ProcessRole("role", command, run=lambda: None), **options)
 
-    wait_until(turn, "three starts")
-    assert forked == [" ".join(role.command)]
+        def turn():
+            supervisor.turn(0.05)
+            return [line for _, line in lines if line in ("fork", "command")]
+
+        wait_until(lambda: len(turn()) >= count, f"{count} starts")
+        return turn()[:count]
+
+    return run
+
+
+def test_role_whose_forks_end_soon_is_started_by_its_command(list_starts):
+    assert list_starts(4) == ["fork", "fork", "command", "command"]
+
+
+def test_role_that_ran_for_long_is_forked_again(list_starts, monkeypatch):
+    monkeypatch.setattr("openhands_site.operating.supervisor.STEADY_SECONDS", 0)
+
+    assert list_starts(4) == ["fork"] * 4
+
+
+def test_role_is_restarted_by_its_command_when_a_fork_is_not_up_to_date(list_starts):
+    assert list_starts(2, is_current=lambda: False) == ["fork", "command"]
 
 
 WAIT = """

@@ -18,7 +18,7 @@ from typing import Any
 from setproctitle import getproctitle
 
 from lib import open_files
-from openhands_site.operating import embedded, supervisor
+from openhands_site.operating import embedded, sources, supervisor
 from openhands_site.operating.embedded import CannotStart
 from openhands_site.operating.quickstart import data_folder, migrating, ports, ready, roles
 from openhands_site.operating.quickstart.environment import Environment, is_set
@@ -45,6 +45,8 @@ class Quickstart:
     services: embedded.Embedded | None = field(default=None, init=False)
     exposes_machine: bool = field(default=False, init=False)
     """Whether agents start without tested isolation from this machine."""
+    loaded: str = field(default="", init=False)
+    """The fingerprint of the files that were loaded."""
     began: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
@@ -137,6 +139,7 @@ class Quickstart:
         began = time.monotonic()
         with migrating.in_background():
             roles.import_modules()
+            self.loaded = sources.fingerprint()
         self.console.step("Tables", f"up to date ({time.monotonic() - began:.1f} s)")
 
     def _describe_sandboxes(self) -> None:
@@ -197,6 +200,7 @@ class Quickstart:
             environment=environment,
             say=self.console.role,
             record=self.folder / "running.json",
+            is_current=lambda: sources.fingerprint() == self.loaded,
         )
         runner.watch_signals()
         is_ready, pause = False, TURN_SECONDS
