@@ -4,6 +4,7 @@ A fork of ``quickstart`` has the state of these files from the start of the serv
 does the same as a new process.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -19,20 +20,21 @@ from lib import env
 def fingerprint() -> str:
     """Return a digest of the names, sizes and times of the files, which changes when one of them is changed.
 
-    Of the installed packages, only the names and versions count. Call it after Django's set-up and with the modules
-    loaded. Takes about 10 ms.
+    Of the installed packages, only the names and versions count. A file that cannot be read is no error. Call it after
+    Django's set-up and with the modules loaded. Takes about 10 ms.
     """
     digest = hashlib.sha256()
     for path in _files():
         try:
             state = os.stat(path)  # noqa: PTH116 - faster for a thousand files
+            line = f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
         except OSError:
-            digest.update(f"{path} is missing\n".encode())
-            continue
-        digest.update(f"{path} {state.st_ino} {state.st_size} {state.st_mtime_ns}\n".encode())
+            line = f"{path} cannot be read"
+        digest.update(os.fsencode(line) + b"\n")
     for folder in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
         # An update of a package changes the name of its folder `NAME-VERSION.dist-info`.
-        digest.update("\n".join(sorted(os.listdir(folder))).encode())  # noqa: PTH208 - names only
+        with contextlib.suppress(OSError):  # an update may replace the whole folder
+            digest.update(os.fsencode("\n".join(sorted(os.listdir(folder)))))  # noqa: PTH208 - names only
     return digest.hexdigest()
 
 

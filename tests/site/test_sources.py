@@ -69,6 +69,16 @@ def test_new_module_and_updated_package_change_the_fingerprint(project):
     assert len({before, added, sources.fingerprint()}) == 3
 
 
+def test_names_that_are_not_utf8_and_a_missing_folder_of_packages_are_no_errors(project):
+    before = sources.fingerprint()
+
+    (project / "static" / os.fsdecode(b"\xff.js")).touch()
+    odd = sources.fingerprint()
+    (project / "packages").rename(project / "elsewhere")
+
+    assert len({before, odd, sources.fingerprint()}) == 3
+
+
 def test_compiled_modules_and_data_do_not_change_the_fingerprint(project):
     before = sources.fingerprint()
 
