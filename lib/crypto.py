@@ -4,7 +4,6 @@ A sealed value is ``key id (1 length byte + text) | nonce (12 bytes) | ciphertex
 the table, the column and the row, so a value that is copied to another row cannot be decrypted.
 """
 
-import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
@@ -181,4 +180,5 @@ def verify_row(secret: str, row: Row | None, *, purpose: str) -> Row | None:
 def _hmac(pepper: bytes, purpose: str, secret: str) -> str:
     # The NUL byte separates the two texts, so that no other pair of texts has the same message.
     message = purpose.encode() + b"\0" + secret.encode(errors="surrogatepass")
-    return hmac.new(pepper, message, hashlib.sha256).hexdigest()
+    # ``hmac.new`` returns an object and takes five times as long.
+    return hmac.digest(pepper, message, "sha256").hex()

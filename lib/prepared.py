@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg.types.datetime import TimestamptzLoader
 
+MAX_CURSORS = 256
+"""The maximum number of statements for which a connection keeps a cursor."""
 _PLACEHOLDER = re.compile(r"%%|%\((\w+)\)s")
 
 
@@ -30,29 +32,75 @@ def fetch(
     return rows (use ``RETURNING``). Django's ``connection.execute_wrapper`` functions are not called. Raise Django's
     database errors.
     """
-    cursor_class: type[psycopg.Cursor] = psycopg.Cursor
+    cursor_class: type[_Kept | _KeptRaw] = _Kept
     text = statement
     if isinstance(parameters, Mapping):
         # RawCursor takes PostgreSQL's own placeholders, so psycopg does not convert the text for each execution.
-        cursor_class = psycopg.RawCursor
+        cursor_class = _KeptRaw
         text, names = _number_placeholders(statement)
         parameters = [parameters[name] for name in names]
+    # Each attribute of ``django.db.connection`` would look up this thread's connection again.
+    connection = connections[DEFAULT_DB_ALIAS]
     connection.ensure_connection()
     started = time.perf_counter()
-    with (
-        connection.wrap_database_errors,
-        cursor_class(connection.connection) as cursor,
-    ):
-        # Django's loader of timestamps wraps psycopg's loader in Python, which takes a third of the time of reading a
-        # page of rows. The loader is registered on this cursor only, so Django's own cursors keep theirs.
-        cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
-        cursor.execute(text, parameters, binary=binary_rows)
-        rows = cursor.fetchall()
+    with connection.wrap_database_errors:
+        cursor = _find_cursor(connection, cursor_class, text, binary_rows)
+        try:
+            cursor.execute(text, parameters, binary=binary_rows)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        finally:
+            cursor.drop_rows()
     # As Django's own cursor does; tests that count queries rely on it.
     if connection.queries_logged:
         seconds = f"{time.perf_counter() - started:.3f}"
         connection.queries_log.append({"sql": statement, "time": seconds})
     return rows
+
+
+class _Droppable:
+    """The part of both kinds of cursors that frees the memory of the last execution."""
+
+    _tx: Any
+    _reset: Any
+
+    def drop_rows(self) -> None:
+        """Forget the rows and the parameters of the last execution. The next one can follow."""
+        self._reset()
+        self._tx.set_pgresult(None)
+
+
+class _Kept(_Droppable, psycopg.Cursor):
+    """A cursor for placeholders ``%s`` and ``%b`` that a connection keeps for a statement."""
+
+
+class _KeptRaw(_Droppable, psycopg.RawCursor):
+    """A cursor for placeholders ``$1`` that a connection keeps for a statement."""
+
+
+def _find_cursor(wrapper: Any, kind: type[_Kept | _KeptRaw], text: str, binary: bool) -> Any:  # noqa: FBT001
+    """Return the cursor that Django's connection ``wrapper`` keeps for a statement, created at the first call.
+
+    A new cursor looks up the converters of all parameters and columns again, which takes longer than a small query.
+    Only one thread uses a wrapper, and a statement ends before the next one begins.
+    """
+    link = wrapper.connection
+    # Not an attribute of psycopg's connection: a cursor refers to its connection, so a former connection would stay in
+    # memory until the next garbage collection.
+    cursors: dict[Any, Any]
+    owner, cursors = vars(wrapper).get("kept_cursors") or (None, {})
+    if owner is not link:
+        cursors = {}
+        wrapper.kept_cursors = link, cursors
+    key = kind, text, binary
+    cursor = cursors.get(key)
+    if cursor is None:
+        if len(cursors) >= MAX_CURSORS:
+            cursors.clear()
+        cursor = cursors[key] = kind(link)
+        # Django's loader of timestamps wraps psycopg's loader in Python, which takes a third of the time of reading a
+        # page of rows. The loader is registered on this cursor only, so Django's own cursors keep theirs.
+        cursor.adapters.register_loader("timestamptz", TimestamptzLoader)
+    return cursor
 
 
 @lru_cache(maxsize=256)

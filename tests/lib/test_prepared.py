@@ -1,7 +1,10 @@
 """Prepared SQL statements with named and positional parameters."""
 
+import weakref
+from datetime import UTC, datetime
+
 import pytest
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.db.utils import DatabaseError
 
 from lib import prepared
@@ -39,3 +42,52 @@ def test_prepared_statement_runs_in_the_current_transaction():
     with connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('app.odd')")
         assert cursor.fetchone() == ("here",)
+
+
+def test_statement_runs_again_with_other_types_and_after_an_error():
+    statement = "SELECT %(a)s::text, 10 / %(b)s::int"
+
+    assert prepared.fetch(statement, {"a": "x", "b": 5}) == [("x", 2)]
+    with pytest.raises(DatabaseError), transaction.atomic():
+        prepared.fetch(statement, {"a": "x", "b": 0})
+    assert prepared.fetch(statement, {"a": None, "b": 2**33 // 2**33}) == [(None, 10)]
+
+
+def test_connection_keeps_a_cursor_without_rows_and_parameters(monkeypatch):
+    monkeypatch.setattr(prepared, "MAX_CURSORS", 3)
+    for number in range(10):
+        assert prepared.fetch(f"SELECT %s::int + {number}", [1]) == [(number + 1,)]
+
+    _, kept = connections[DEFAULT_DB_ALIAS].kept_cursors
+    assert 1 <= len(kept) <= 3
+    assert [(cursor.pgresult, cursor._query, cursor.rowcount) for cursor in kept.values()] == [
+        (None, None, -1)
+    ] * len(kept)
+
+
+def test_time_is_read_in_utc_by_kept_and_by_new_cursors():
+    moment = datetime(2026, 11, 29, 10, 0, tzinfo=UTC)
+
+    for _ in range(4):
+        assert prepared.fetch("SELECT %(at)s::timestamptz", {"at": moment}) == [(moment,)]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s::timestamptz", [moment])
+        assert cursor.fetchone() == (moment,)
+
+
+def test_cursors_of_a_closed_connection_are_dropped_at_the_next_statement():
+    wrapper = connection.copy()
+
+    def run():
+        wrapper.ensure_connection()
+        cursor = prepared._find_cursor(wrapper, prepared._KeptRaw, "SELECT 1", False)
+        return cursor.execute("SELECT 1").fetchall()
+
+    try:
+        assert run() == [(1,)]
+        former = weakref.ref(wrapper.connection)
+        wrapper.close()
+        assert run() == [(1,)]
+        assert former() is None
+    finally:
+        wrapper.close()
