@@ -3,12 +3,14 @@
 import ipaddress
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], list[str]]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
+@lru_cache(maxsize=1024)  # each request parses the client's address twice
 def parse_address(text: str) -> Address | None:
     """Parse an IP address. Return None if the text is not an address.
 

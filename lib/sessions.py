@@ -6,11 +6,13 @@ Django stores the value of the cookie itself, so a copy of the table would allow
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.sessions.backends import cached_db
-from django.core.cache import BaseCache
+from django.core.cache import BaseCache, caches
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -30,9 +32,16 @@ class SessionStore(cached_db.SessionStore):
 
     # Attributes of Django's class that its stubs omit or declare as ``Any``.
     cache_key_prefix: str
-    _cache: BaseCache
     _get_or_create_session_key: Callable[[], str]
     _aget_or_create_session_key: Callable[[], Awaitable[str]]
+
+    def __init__(self, session_key: str | None = None) -> None:
+        # Not the constructor of ``cached_db``, which looks up the cache. Most requests use no session.
+        super(cached_db.SessionStore, self).__init__(session_key)
+
+    @cached_property
+    def _cache(self) -> BaseCache:
+        return caches[settings.SESSION_CACHE_ALIAS]
 
     @property
     def cache_key(self) -> str:

@@ -295,11 +295,15 @@ def _usable_key(key_id: str) -> ApiKey | None:
         return None
     key: ApiKey
     key, user, organization = _KEYS.instances(rows[0])
-    key.user, key.organization = user, organization
+    # An assignment to ``key.user`` would also ask the database routers whether the two rows may be related.
+    _USER_OF_KEY.set_cached_value(key, user)
+    _ORGANIZATION_OF_KEY.set_cached_value(key, organization)
     return key
 
 
 _KEYS = Rows(ApiKey, user=User, organization=Organization)
+_USER_OF_KEY: Any = ApiKey._meta.get_field("user")  # noqa: SLF001 - Django documents _meta
+_ORGANIZATION_OF_KEY: Any = ApiKey._meta.get_field("organization")  # noqa: SLF001
 _KEY_BY_ID = Compiled(
     lambda key_id, now: (
         ApiKey.objects.usable(now=now).filter(key_id=key_id).values_list(*_KEYS.columns)
@@ -329,19 +333,20 @@ def _admit(key: ApiKey, address: str) -> ApiKey:
     ``InvalidKey`` if the user is inactive, the organization is suspended, or the client is outside the key's networks.
     """
     # Whether the user is still a member of the organization is checked later, with each permission.
-    if not key.user.is_active or key.organization.suspended_at:
+    user = key.user
+    if not user.is_active or key.organization.suspended_at:
         raise InvalidKey
     # None for an empty or invalid address, which is outside every network.
     client_ip = parse_address(address)
     if key.allowed_networks and not _is_within(client_ip, key.allowed_networks):
         raise InvalidKey
-    key.user.bound_organization_id = key.organization_id
+    user.bound_organization_id = key.organization_id
     # None means no limit. An empty set would allow nothing.
-    key.user.key_scopes = frozenset(key.scopes) if key.scopes else None
-    key.user.key_networks = tuple(key.allowed_networks)
+    user.key_scopes = frozenset(key.scopes) if key.scopes else None
+    user.key_networks = tuple(key.allowed_networks)
     # Conversation keys are derived from the credential of the request, and stop working together with it.
-    key.user.credential = key
-    key.user.credential_expires_at = key.expires_at
+    user.credential = key
+    user.credential_expires_at = key.expires_at
     _update_last_use(key, str(client_ip) if client_ip else None)
     return key
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
@@ -68,20 +69,25 @@ class RememberedAuthentication(authentication.BaseAuthentication):
     """The base class of authentications by a key or token, which keeps the result for the length of a request.
 
     The rate limits ask for the caller before the view does. Without this class, the credential would be checked twice.
-    Subclasses implement ``check`` with the meaning of DRF's ``authenticate``.
+    Subclasses implement ``check`` with the meaning of DRF's ``authenticate``, but with Django's request.
     """
 
-    def check(self, request: Request) -> tuple[User, Any] | None:
+    def check(self, request: HttpRequest) -> tuple[User, Any] | None:
         raise NotImplementedError
 
     def authenticate(self, request: Request) -> tuple[User, Any] | None:
-        results: dict[type, Any] = vars(request._request).setdefault("authentication_results", {})  # noqa: SLF001
-        if type(self) not in results:
+        return self.check_once(request._request)  # noqa: SLF001
+
+    def check_once(self, request: HttpRequest) -> tuple[User, Any] | None:
+        """Return the result of ``check``, or raise its exception. The second call returns the first result."""
+        results: dict[type, Any] = vars(request).setdefault("authentication_results", {})
+        kind = type(self)
+        if kind not in results:
             try:
-                results[type(self)] = self.check(request), None
+                results[kind] = self.check(request), None
             except (exceptions.APIException, Problem) as error:
-                results[type(self)] = None, error
-        result, refusal = results[type(self)]
+                results[kind] = None, error
+        result, refusal = results[kind]
         if refusal is not None:
             raise refusal
         return cast("tuple[User, Any] | None", result)
@@ -93,21 +99,36 @@ def find_caller(request: HttpRequest, view: Callable[..., Any]) -> User | None:
     The view's own authentication classes decide in their order, so that a header that the view ignores has no effect.
     A view without such classes is a page, which reads the session cookie. The CSRF token is not checked here.
     """
-    view_class = getattr(view, "cls", None)
-    if view_class is None:
+    authenticators = _authenticators_of(view)
+    if authenticators is None:
         return _session_user(request)
-    for authenticator in view_class(**getattr(view, "initkwargs", {})).get_authenticators():
+    for authenticator in authenticators:
         if isinstance(authenticator, SessionAuthentication):
             if user := _session_user(request):
                 return user
             continue
         try:
-            result = authenticator.authenticate(Request(request))
+            if isinstance(authenticator, RememberedAuthentication):
+                result = authenticator.check_once(request)
+            else:
+                result = authenticator.authenticate(Request(request))
         except (exceptions.APIException, Problem):
             return None
         if result is not None:
-            return cast("User", result[0])
+            caller: User = result[0]
+            return caller
     return None
+
+
+@cache
+def _authenticators_of(
+    view: Callable[..., Any],
+) -> tuple[authentication.BaseAuthentication, ...] | None:
+    """Return the authentications of a view in their order, or None for a page. They keep nothing between requests."""
+    view_class = getattr(view, "cls", None)
+    if view_class is None:
+        return None
+    return tuple(view_class(**getattr(view, "initkwargs", {})).get_authenticators())
 
 
 def _session_user(request: HttpRequest) -> User | None:
@@ -118,15 +139,12 @@ def _session_user(request: HttpRequest) -> User | None:
 class ApiKeyAuthentication(RememberedAuthentication):
     """Authentication by API key: ``Authorization: Bearer oh_<key>.<secret>`` or ``X-API-Key: oh_<key>.<secret>``."""
 
-    def check(self, request: Request) -> tuple[User, ApiKey] | None:
-        token = read_bearer_token(request.headers)
+    def check(self, request: HttpRequest) -> tuple[User, ApiKey] | None:
+        token = read_bearer_token_of(request)
         if not token:
             return None
         try:
-            key = services.authenticate_api_key(
-                token,
-                address=limits.client_address(request._request),  # noqa: SLF001
-            )
+            key = services.authenticate_api_key(token, address=limits.client_address(request))
         except services.InvalidKey as error:
             raise exceptions.AuthenticationFailed(error.detail) from error
         return key.user, key
@@ -141,8 +159,8 @@ class AccessTokenAuthentication(RememberedAuthentication):
     The request has all permissions of the user's roles and, unlike an API key, is not bound to an organization.
     """
 
-    def check(self, request: Request) -> tuple[User, dict[str, Any]] | None:
-        token = read_bearer_token(request.headers)
+    def check(self, request: HttpRequest) -> tuple[User, dict[str, Any]] | None:
+        token = read_bearer_token_of(request)
         # A JWT has three parts separated by dots. Other tokens are left to the other authentication classes.
         if token.startswith("oh_") or token.count(".") != 2:
             return None
@@ -197,7 +215,15 @@ def authenticate_scope(scope: dict[str, Any]) -> User | AnonymousUser:
 
 def read_bearer_token(headers: Mapping[str, str]) -> str:
     """Return the token in the header ``Authorization: Bearer``, else in ``X-API-Key``, else an empty string."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip()
-    return headers.get("X-API-Key", "").strip()
+    return _read_token(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
+
+
+def read_bearer_token_of(request: HttpRequest) -> str:
+    """Return the token of a request as ``read_bearer_token`` does, without a copy of all headers."""
+    meta = request.META
+    return _read_token(meta.get("HTTP_AUTHORIZATION", ""), meta.get("HTTP_X_API_KEY", ""))
+
+
+def _read_token(authorization: str, api_key: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else api_key.strip()

@@ -90,15 +90,15 @@ class AuditActorMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        address = limits.client_address(request)[:45]
-        with acting(partial(_build_actor, request, address)):
+        with acting(partial(_build_actor, request)):
             return self.get_response(request)
 
 
-def _build_actor(request: HttpRequest, address: str) -> Actor:
+def _build_actor(request: HttpRequest) -> Actor:
     """Return the actor of a request: a person, an API key or a service account, or ``anonymous``."""
     # Called late, when an entry is written: DRF authenticates after the middleware, and then sets the user and
     # the key on Django's request too.
+    address = limits.client_address(request)[:45]
     user: Any = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return Actor("anonymous", address=address)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.http import HttpRequest
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
@@ -10,7 +11,7 @@ from rest_framework.settings import api_settings
 from accounts import limits
 from accounts import services as accounts
 from accounts.models import ApiKey, User
-from accounts.sign_in.authentication import RememberedAuthentication, read_bearer_token
+from accounts.sign_in.authentication import RememberedAuthentication, read_bearer_token_of
 from conversations import services
 from conversations.models import Conversation
 
@@ -37,8 +38,8 @@ class ConversationKeyAuthentication(RememberedAuthentication):
     key is authenticated by its session cookie.
     """
 
-    def check(self, request: Request) -> tuple[User, ConversationKey | ApiKey] | None:
-        address = limits.client_address(request._request)  # noqa: SLF001
+    def check(self, request: HttpRequest) -> tuple[User, ConversationKey | ApiKey] | None:
+        address = limits.client_address(request)
         token = request.headers.get(HEADER, "").strip()
         if token.startswith("oh_"):
             try:
@@ -47,7 +48,7 @@ class ConversationKeyAuthentication(RememberedAuthentication):
                 return None
             return key.user, key
         holder = services.authenticate_conversation_key(
-            token or read_bearer_token(request.headers), address=address
+            token or read_bearer_token_of(request), address=address
         )
         if holder is None:
             return None

@@ -65,7 +65,8 @@ class RequestIdAndAccessLog:
     def _log(self, request: HttpRequest, response: HttpResponse, seconds: float) -> None:
         is_slow = seconds > SLOW_SECONDS and not waiting_urls().fullmatch(request.path)
         is_problem = response.status_code >= 400 or is_slow
-        if settings.ACCESS_LOG == "problems" and not is_problem:
+        is_hidden = settings.ACCESS_LOG == "problems" and not is_problem
+        if is_hidden or not log.isEnabledFor(logging.INFO):
             return
         match = request.resolver_match
         user = getattr(request, "user", None)

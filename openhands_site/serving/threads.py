@@ -57,6 +57,7 @@ class Threads:
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         loop = asyncio.get_running_loop()
         await self._free.acquire()
+        finished: asyncio.Future[Any] = loop.create_future()
         released = False
 
         def release() -> None:
@@ -68,14 +69,35 @@ class Threads:
         def on_wait() -> None:
             loop.call_soon_threadsafe(release)
 
-        def call() -> Any:
-            with serve_thread(on_wait):
-                return function(*args)
+        def finish(result: Any, error: BaseException | None) -> None:
+            # A thread cannot be cancelled, so a request whose client disconnected still counts until its thread ends.
+            release()
+            if finished.done():  # cancelled
+                return
+            if error is None:
+                finished.set_result(result)
+            else:
+                finished.set_exception(error)
 
-        running = loop.run_in_executor(self._pool, call)
-        # A thread cannot be cancelled, so a request whose client disconnected still counts until its thread ends.
-        running.add_done_callback(lambda _: release())
-        return await asyncio.shield(running)
+        def call() -> None:
+            result, failure = None, None
+            try:
+                with serve_thread(on_wait):
+                    result = function(*args)
+            except BaseException as error:  # noqa: BLE001 - the coroutine raises it
+                failure = error
+            try:
+                loop.call_soon_threadsafe(finish, result, failure)
+            finally:
+                failure = None  # its traceback refers to this frame
+
+        # ``loop.run_in_executor`` does the same with three futures, their callbacks and a lock.
+        try:
+            self._pool.submit(call)
+        except BaseException:
+            release()
+            raise
+        return await finished
 
     def _answer(self, environ: dict[str, Any]) -> Answer:
         """Call the WSGI application.
