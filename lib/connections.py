@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 
 
 class PersistentConnection:
@@ -71,10 +71,12 @@ def limit_idle_transactions(seconds: float) -> None:
 
 
 def _prepare_connection() -> None:
-    if connection.settings_dict["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
+    # Each attribute of ``connection`` looks up this thread's connection again.
+    own = connections[DEFAULT_DB_ALIAS]
+    if own.settings_dict["CONN_MAX_AGE"] != settings.DATABASE_KEEP_SECONDS:
         keep_own_connection(settings.DATABASE_KEEP_SECONDS)
-    else:
-        close_ended_connection()
+    elif own.connection is not None and _was_closed(own.connection):
+        own.close()
 
 
 def _was_closed(link: Any) -> bool:

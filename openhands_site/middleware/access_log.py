@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import cache
-from uuid import uuid4
+from os import urandom
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -47,8 +47,8 @@ class RequestIdAndAccessLog:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        header = request.headers.get("X-Request-ID", "")
-        current_id = header if _VALID_ID.fullmatch(header) else uuid4().hex
+        header = request.META.get("HTTP_X_REQUEST_ID", "")
+        current_id = header if _VALID_ID.fullmatch(header) else urandom(16).hex()
         previous = request_id.set(current_id)
         started = time.monotonic()
         try:

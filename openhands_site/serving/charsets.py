@@ -13,6 +13,8 @@ from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.http import HttpRequest
 from django.utils.http import parse_header_parameters
 
+from openhands_site.serving.fixed_urls import WithFixedUrls
+
 CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
 """Python's names of the charsets that a client can choose. They decode every byte."""
 
@@ -33,13 +35,13 @@ class LoopRequest(_WithKnownCharset, ASGIRequest):
     """A request that the event loop serves."""
 
 
-class ThreadHandler(WSGIHandler):
+class ThreadHandler(WithFixedUrls, WSGIHandler):
     """Django's WSGI application."""
 
     request_class = ThreadRequest
 
 
-class LoopHandler(ASGIHandler):
+class LoopHandler(WithFixedUrls, ASGIHandler):
     """Django's ASGI application."""
 
     request_class = LoopRequest
