@@ -29,8 +29,8 @@ SIZES = (100, 1_000, 10_000, 100_000) if IS_FULL else (1_000, 20_000)
 LOGS = (1_000, 10_000, 100_000, 1_000_000) if IS_FULL else (1_000, 100_000)
 ROUNDS, SECONDS = (3, 1.0) if IS_FULL else (3, 0.7)
 Route = tuple[str, str, str]
-GOALS = {"list": ">= 0.6", "events": ">= 0.6"} | dict.fromkeys(
-    ("record", "me", "settings"), ">= 0.33"
+GOALS = {"list": ">= 0.75", "events": ">= 0.75"} | dict.fromkeys(
+    ("record", "me", "settings"), ">= 0.6"
 )
 
 
