@@ -74,7 +74,7 @@ MIDDLEWARE = [
     "openhands_site.middleware.headers.SecurityHeaders",
     "openhands_site.middleware.access_log.RequestIdAndAccessLog",
     "openhands_site.static_files.StaticFiles",
-    "openhands_site.middleware.unused.Cors",
+    "openhands_site.middleware.lazy.Cors",
     "openhands_site.middleware.compression.Compression",
     "openhands_site.middleware.headers.CacheControl",
     "openhands_site.middleware.web_client.WebClient",
@@ -86,7 +86,7 @@ MIDDLEWARE = [
     "accounts.sign_in.browser_sessions.AuditActorMiddleware",
     "openhands_site.middleware.maintenance.MaintenanceMode",
     "openhands_site.middleware.rate_limits.RateLimits",
-    "openhands_site.middleware.unused.Messages",
+    "openhands_site.middleware.lazy.Messages",
 ]
 APPEND_SLASH = False
 TEMPLATES = [

@@ -10,7 +10,7 @@ from django.urls import ResolverMatch, get_resolver
 class WithFixedUrls(BaseHandler):
     """A handler that remembers the view of each URL without variable parts, such as ``/api/v1/settings``.
 
-    Django tries the patterns in their order, which takes 80 µs for a late one. There are at most as many such URLs as
+    Django tries the patterns in their order, a hundred for a late one. There are at most as many such URLs as
     patterns, so clients cannot fill the memory.
     """
 

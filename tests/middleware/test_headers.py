@@ -239,7 +239,7 @@ def test_middleware_is_in_the_required_order():
             "openhands_site.middleware.headers.SecurityHeaders",
             "openhands_site.middleware.access_log.RequestIdAndAccessLog",
             "openhands_site.static_files.StaticFiles",
-            "openhands_site.middleware.unused.Cors",
+            "openhands_site.middleware.lazy.Cors",
             "openhands_site.middleware.compression.Compression",
             "openhands_site.middleware.headers.CacheControl",
             "django.contrib.sessions.middleware.SessionMiddleware",

@@ -8,7 +8,7 @@ from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.http import HttpResponse
 from django.test import RequestFactory
 
-from openhands_site.middleware.unused import Cors, Messages
+from openhands_site.middleware.lazy import Cors, Messages
 
 
 @pytest.mark.parametrize("path", ["/api/v1/settings", "/api/", "/api", "/", "/settings"])
@@ -52,7 +52,7 @@ def test_message_that_a_view_adds_is_stored_for_the_next_page():
 
 
 def test_request_without_messages_creates_no_storage_and_no_cookie(monkeypatch):
-    monkeypatch.setattr("openhands_site.middleware.unused.default_storage", None)  # a call fails
+    monkeypatch.setattr("openhands_site.middleware.lazy.default_storage", None)  # a call fails
 
     _, response = handle_messages(lambda request: None)
 

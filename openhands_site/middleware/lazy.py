@@ -1,4 +1,4 @@
-"""Middleware of packages that does less work for the requests of most API clients, which do not use it."""
+"""Middleware of packages that does its work only for requests that use it. Most API clients do not."""
 
 from collections.abc import Awaitable
 
