@@ -247,20 +247,21 @@ def render_observation(event: Payload, action_event: Payload) -> Rendering | Non
     )
 
 
+_UNKNOWN_TEXTS: Final[Fields] = {
+    **{"username": None, "hostname": None, "working_dir": None, "py_interpreter_path": None},
+    **{"prefix": "", "suffix": ""},
+}
+"""The texts in V0's metadata of a command, with the values that stand for an unknown text."""
+
+
 def _render_run_result(observation: Payload, action: Payload) -> Rendering:
     # The engine's earlier versions report the exit code outside the metadata. -1 means unknown.
     reported = as_dict(observation.get("metadata"))
     code = as_int(reported.get("exit_code", observation.get("exit_code")), -1)
-    metadata = {
-        "exit_code": code,
-        "pid": as_int(reported.get("pid"), -1),
-        "username": _text_or_none(reported.get("username")),
-        "hostname": _text_or_none(reported.get("hostname")),
-        "working_dir": _text_or_none(reported.get("working_dir")),
-        "py_interpreter_path": _text_or_none(reported.get("py_interpreter_path")),
-        "prefix": as_text(reported.get("prefix")),
-        "suffix": as_text(reported.get("suffix")),
-    }
+    metadata = {"exit_code": code, "pid": as_int(reported.get("pid"), -1), **_UNKNOWN_TEXTS}
+    for name in reported.keys() & _UNKNOWN_TEXTS.keys():
+        if (value := reported[name]) is not None:
+            metadata[name] = as_text(value)
     command = as_text(observation.get("command") or action.get("command"))
     output = shorten_output(_content_text(observation))
     fields = {"command": command, "metadata": metadata, "hidden": False}

@@ -55,11 +55,11 @@ def walk(
             # Events are always translated in the order of the log.
             links = log.open_links(conversation_id, batch)
             yield from reversed(list(log.translate_window(conversation_id, batch, links)))
-            last = batch.events[0].seq - 1
+            last = batch.events[0][1] - 1
         else:
             forward_links = forward_links or log.open_links(conversation_id, batch)
             yield from log.translate_window(conversation_id, batch, forward_links)
-            first = batch.events[-1].seq + 1
+            first = batch.events[-1][1] + 1
         if len(batch.events) < batch_rows:
             return
 
@@ -162,14 +162,16 @@ def _prepare(event: Json) -> Any:
     The two write numbers beyond the usual range in other forms. They can occur in values that are copied from a
     payload.
     """
-    if _is_odd(event.get("timeout")):
+    if "timeout" in event and _is_odd(event["timeout"]):
         return orjson.Fragment(encode_event(event))
-    for name, value in (event.get("args") or event.get("extras") or _EMPTY).items():
-        kind = type(value)
-        if kind in _PLAIN:
-            continue
-        if _is_odd(value) if kind is float else value and name not in _OUR_CONTAINERS:
-            return orjson.Fragment(encode_event(event))
+    fields = event.get("args") or event.get("extras") or _EMPTY
+    if not _PLAIN.issuperset(map(type, fields.values())):
+        for name, value in fields.items():
+            kind = type(value)
+            if kind in _PLAIN:
+                continue
+            if _is_odd(value) if kind is float else value and name not in _OUR_CONTAINERS:
+                return orjson.Fragment(encode_event(event))
     metrics = event.get("llm_metrics")
     if metrics is not None and (
         _is_odd(metrics["accumulated_cost"]) or _is_odd(metrics["max_budget_per_task"])
@@ -179,7 +181,7 @@ def _prepare(event: Json) -> Any:
 
 
 _EMPTY: Json = {}
-_PLAIN = (str, int, bool, type(None))
+_PLAIN = frozenset((str, int, bool, type(None)))
 _OUR_CONTAINERS = frozenset(
     (
         *("metadata", "task_list", "image_urls", "goal_image_urls", "open_pages_urls"),

@@ -3,7 +3,7 @@
 A translation needs ``Links``: data about earlier events, which the functions of this module load.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +17,8 @@ from compat.v0.translation import (
     referenced_ids,
     translate_event,
 )
-from compat.v0.values import loads
-from conversations.log.windows import STATS_MAX, Window
+from compat.v0.values import loads, parser_of
+from conversations.log.windows import STATS_MAX, Window, WindowRow, format_received
 from conversations.models import Event, OutgoingMessage
 from lib.api import find_unstorable
 
@@ -82,12 +82,17 @@ def load_links_at(conversation_id: UUID, seq: int) -> Links:
 
 def open_links(conversation_id: UUID, window: Window) -> Links:
     """Return the links for a reader of this window, like ``load_links_at``. Usually runs no database query."""
-    for event in window.stats:
-        if (metrics := extract_metrics(Entry.of_event(event))) is not None:
+    for row in window.stats:
+        if (metrics := extract_metrics(_read_row(row, loads))) is not None:
             return Links(metrics=metrics)
     if len(window.stats) < STATS_MAX:
         return Links()
-    return load_links_at(conversation_id, window.events[0].seq - 1)
+    return load_links_at(conversation_id, window.events[0][1] - 1)
+
+
+def _read_row(row: WindowRow, parse: Callable[[str], Json]) -> Entry:
+    _, seq, event_id, kind, source, payload, received = row
+    return Entry(seq, event_id, kind, source, parse(payload), format_received(received))
 
 
 def translate_window(conversation_id: UUID, window: Window, links: Links) -> Iterator[Json]:
@@ -97,33 +102,33 @@ def translate_window(conversation_id: UUID, window: Window, links: Links) -> Ite
     that is neither in the window nor shortly before it.
     """
     trim(links)
+    seqs = links.seqs
     links.echoes = window.echoes
-    before = {event.event_id: event for event in window.actions}
-    own: set[str] | None = None
-    for place, event in enumerate(window.events):
-        entry = Entry.of_event(event)
-        for event_id in referenced_ids(entry) if event.kind in REFERRING else ():
-            if event_id in links.seqs:
-                continue
-            if action := before.get(event_id):
-                links.seqs[event_id] = action.seq
-                links.actions[event_id] = loads(action.payload)
-                continue
-            own = own or {event.event_id for event in window.events}
-            if event_id not in own:
-                # Read all that the rest of the window refers to, in one query.
-                _load_missing(conversation_id, window.events[place:], own, links)
-                break
+    parse = parser_of(row[5] for row in window.events)
+    for place, row in enumerate(window.events):
+        entry = _read_row(row, parse)
+        # The usual reference is to an action that was just translated.
+        if entry.kind in REFERRING and entry.value.get("action_id") not in seqs:
+            _find_references(conversation_id, window, place, entry, links)
         if (translated := translate_event(entry, links)) is not None:
             yield translated
 
 
-def _load_missing(
-    conversation_id: UUID, events: Iterable[Any], own: set[str], links: Links
+def _find_references(
+    conversation_id: UUID, window: Window, place: int, entry: Entry, links: Links
 ) -> None:
-    entries = [Entry.of_event(event) for event in events if event.kind in REFERRING]
-    missing = set().union(*(referenced_ids(entry) for entry in entries)) - own - links.seqs.keys()
-    _load_events(conversation_id, missing, links)
+    """Add to ``links`` the events to which an entry refers, at a place in a window."""
+    missing = referenced_ids(entry) - links.seqs.keys()
+    for _, seq, event_id, _, _, payload, _ in window.actions if missing else ():
+        if event_id in missing:
+            missing.remove(event_id)
+            links.seqs[event_id] = seq
+            links.actions[event_id] = loads(payload)
+    if missing and not missing <= (own := {row[2] for row in window.events}):
+        # Read all that the rest of the window refers to, in one query.
+        rest = [_read_row(row, loads) for row in window.events[place:] if row[3] in REFERRING]
+        all_missing = set().union(*map(referenced_ids, rest)) - own - links.seqs.keys()
+        _load_events(conversation_id, all_missing, links)
 
 
 def _load_events(conversation_id: UUID, event_ids: set[str], links: Links) -> None:

@@ -269,11 +269,12 @@ def _translate_action(entry: Entry, links: Links) -> Json:
 
 
 def _translate_observation(entry: Entry, links: Links) -> Json | None:
-    action = links.actions.get(_action_id(entry)) or {}
-    result = actions.render_observation(entry.value, action)
+    action_id = _action_id(entry)
+    result = actions.render_observation(entry.value, links.actions.get(action_id) or {})
     if result is None:
         return None
-    more = _cause_field(entry, links)
+    seq = links.seqs.get(action_id)
+    more: Json = {} if seq is None else {"cause": seq}
     more |= _tool_call_metadata(entry)
     if result.more:
         more |= result.more

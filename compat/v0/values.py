@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,13 +16,24 @@ def loads(raw: str) -> dict[str, Any]:
 
     NaN, Infinity and numbers beyond the range of a float become strings: JavaScript clients cannot parse them.
     """
+    return _loads_exactly(raw) if _has_long_number(raw) else _loads_quickly(raw)
+
+
+def parser_of(texts: Iterable[str]) -> Callable[[str], dict[str, Any]]:
+    """Return a function that parses each of these texts like ``loads``, in less time."""
+    return _loads_exactly if _has_long_number("\n".join(texts)) else _loads_quickly
+
+
+def _loads_quickly(raw: str) -> dict[str, Any]:
     try:
-        # msgspec takes a third of the time, and fails for what needs another parser: lone surrogates and such numbers.
-        if _LONG_DIGITS not in raw.encode().translate(_ZEROS):
-            value = _DECODER.decode(raw)
-            return value if isinstance(value, dict) else {}
+        # msgspec takes a third of the time, and fails for what needs another parser, such as lone surrogates.
+        value = _DECODER.decode(raw)
     except (ValueError, RecursionError):
-        pass
+        return _loads_exactly(raw)
+    return value if isinstance(value, dict) else {}
+
+
+def _loads_exactly(raw: str) -> dict[str, Any]:
     try:
         value = json.loads(
             raw, parse_float=_parse_number, parse_int=_parse_number, parse_constant=str
@@ -34,6 +46,11 @@ def loads(raw: str) -> dict[str, Any]:
 _DECODER = msgspec.json.Decoder()
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_DIGITS = b"0" * LONG_NUMBER
+
+
+def _has_long_number(text: str) -> bool:
+    """Return whether a text may contain a number that ``LONG_NUMBER`` excludes, with its sign as a digit."""
+    return _LONG_DIGITS in text.encode().translate(_ZEROS)
 
 
 def _parse_number(digits: str) -> Any:

@@ -1,12 +1,14 @@
 """Parts of a log, together with the earlier events that a translation of the part may need. One SQL statement each."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from conversations.models import Event, OutgoingMessage
-from conversations.models.event import COLUMNS, LoggedEvent
 from lib import prepared
 
 ACTIONS_BEFORE = 20
@@ -16,19 +18,34 @@ STATS_MAX = 3
 LAST = 2**62
 
 
+class WindowRow(NamedTuple):
+    """The columns of an event that a translation needs. ``received`` is a time as PostgreSQL writes it, in UTC.
+
+    ``part`` says why the row was read.
+    """
+
+    part: int
+    seq: int
+    event_id: str
+    kind: str
+    source: str
+    payload: str
+    received: str
+
+
 class Window(msgspec.Struct, gc=False):
     """A part of a log, in the order of the log.
 
     ``echoes`` are the ids of the engine's copies of messages that the log also holds as ``UserMessage`` (ADR 3), of
     this part. ``actions`` are the ``ActionEvent`` rows shortly before the part. ``stats`` are at most ``STATS_MAX``
-    state updates before the part whose payload may report the totals of tokens and cost, newest first. The
-    ``engine_time`` of events is not read.
+    state updates before the part whose payload may report the totals of tokens and cost, newest first. A row has the
+    columns of ``WindowRow``, but is a plain tuple, which takes less time to make.
     """
 
-    events: list[LoggedEvent]
+    events: list[WindowRow]
     echoes: set[str]
-    actions: list[LoggedEvent]
-    stats: list[LoggedEvent]
+    actions: list[WindowRow]
+    stats: list[WindowRow]
 
 
 def read_window(
@@ -46,48 +63,65 @@ def read_window(
     At most ``limit`` events of these ``kinds`` are returned. Of the state updates before them, ``states_searched`` are
     searched. Runs one database query. Does not check access.
     """
-    window = Window([], set(), [], [])
     values = {"pk": conversation_id, "first": first, "last": last, "limit": limit}
-    values |= {"kinds": list(kinds), "searched": states_searched}
-    lists = (window.events, window.events, window.actions, window.stats)
-    for part, seq, event_id, kind, source, payload, at in prepared.fetch(
-        _REVERSE if reverse else _FORWARD, values
-    ):
-        lists[part].append(LoggedEvent(seq, event_id, kind, source, payload, None, at))
-        if part == _ECHO:
-            window.echoes.add(event_id)
-    if reverse:
-        window.events.reverse()
-    return window
+    statement = _statement(tuple(kinds), states_searched, "DESC" if reverse else "")
+    parts: list[list[WindowRow]] = [[], [], [], []]
+    for row in prepared.fetch(statement, values):
+        parts[row[0]].append(row)
+    events, echoes, actions, stats = parts
+    if echoes:
+        events += echoes
+    events.sort(key=_seq)
+    return Window(events, {row[2] for row in echoes}, actions, stats)
 
 
+def format_received(text: str) -> str:
+    """Return a ``WindowRow.received`` in ISO 8601, as Python writes a time."""
+    if len(text) == _LENGTH:
+        return f"{text[:10]}T{text[11:]}:00"
+    # PostgreSQL leaves out zeros at the end of a fraction.
+    return datetime.fromisoformat(text).isoformat()
+
+
+def _seq(row: tuple[int, int]) -> int:
+    return row[1]
+
+
+_LENGTH = len("2026-11-22 10:00:00.123456+00")
 _PAGE, _ECHO, _ACTION, _STATS = range(4)
-_COLUMNS = [name for name in COLUMNS if name != "engine_time"]
-_NAMES = ", ".join(_COLUMNS)
-# PostgreSQL reads the messages of the conversation once, and only if the part has a user's message of the engine. A
-# key with an escape sequence could be ``usage_to_metrics`` too.
-_STATEMENT = f"""
+
+
+@cache
+def _statement(kinds: tuple[str, ...], states_searched: int, order: str) -> str:
+    """Return the SQL of ``read_window``. The kinds are our own names, and take less time as a part of the text.
+
+    PostgreSQL reads the messages of the conversation once, and only if the part has a user's message of the engine. A
+    key with an escape sequence could be ``usage_to_metrics`` too.
+    """
+    events = Event._meta.db_table
+    listed = ", ".join(f"'{kind}'" for kind in kinds)
+    columns = "{0}.seq, {0}.event_id, {0}.kind, {0}.source, {0}.payload, {0}.received_at::text"
+    return f"""
 WITH page AS MATERIALIZED (
-    SELECT {_NAMES} FROM {Event._meta.db_table}
-    WHERE conversation_id = %(pk)s AND seq >= %(first)s AND seq <= %(last)s AND kind = ANY(%(kinds)s)
-    ORDER BY seq {{order}} LIMIT %(limit)s
+    SELECT * FROM {events}
+    WHERE conversation_id = %(pk)s AND seq >= %(first)s AND seq <= %(last)s AND kind IN ({listed})
+    ORDER BY seq {order} LIMIT %(limit)s
 ), edge AS MATERIALIZED (SELECT min(seq) AS seq FROM page)
 SELECT CASE WHEN kind = 'MessageEvent' AND source = 'user' AND event_id IN (
     SELECT m.engine_event_id FROM {OutgoingMessage._meta.db_table} m WHERE m.conversation_id = %(pk)s
-) THEN {_ECHO} ELSE {_PAGE} END, {_NAMES} FROM page
+) THEN {_ECHO} ELSE {_PAGE} END, {columns.format("page")} FROM page
 UNION ALL
-SELECT {_ACTION}, {", ".join(f"e.{name}" for name in _COLUMNS)}
-FROM edge JOIN {Event._meta.db_table} e ON e.conversation_id = %(pk)s
+SELECT {_ACTION}, {columns.format("e")}
+FROM edge JOIN {events} e ON e.conversation_id = %(pk)s
     AND e.seq < edge.seq AND e.seq >= edge.seq - {ACTIONS_BEFORE} AND e.kind = 'ActionEvent'
 UNION ALL
-SELECT {_STATS}, {", ".join(f"s.{name}" for name in _COLUMNS)} FROM edge CROSS JOIN LATERAL (
+SELECT {_STATS}, {columns.format("s")} FROM edge CROSS JOIN LATERAL (
     SELECT * FROM (
-        SELECT {_NAMES} FROM {Event._meta.db_table}
+        SELECT * FROM {events}
         WHERE conversation_id = %(pk)s AND seq < edge.seq AND kind = 'ConversationStateUpdateEvent'
-        ORDER BY seq DESC LIMIT %(searched)s
+        ORDER BY seq DESC LIMIT {states_searched}
     ) updates
     WHERE strpos(payload, 'usage_to_metrics') > 0 OR strpos(payload, '\\u') > 0
     ORDER BY seq DESC LIMIT {STATS_MAX}
 ) s
 """  # noqa: S608, SLF001 - our own names
-_FORWARD, _REVERSE = (_STATEMENT.replace("{order}", order) for order in ("", "DESC"))
