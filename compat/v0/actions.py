@@ -248,8 +248,12 @@ def render_observation(event: Payload, action_event: Payload) -> Rendering | Non
 
 
 _UNKNOWN_TEXTS: Final[Fields] = {
-    **{"username": None, "hostname": None, "working_dir": None, "py_interpreter_path": None},
-    **{"prefix": "", "suffix": ""},
+    "username": None,
+    "hostname": None,
+    "working_dir": None,
+    "py_interpreter_path": None,
+    "prefix": "",
+    "suffix": "",
 }
 """The texts in V0's metadata of a command, with the values that stand for an unknown text."""
 

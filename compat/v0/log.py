@@ -3,8 +3,7 @@
 A translation needs ``Links``: data about earlier events, which the functions of this module load.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 from compat.v0.translation import (
@@ -17,6 +16,7 @@ from compat.v0.translation import (
     referenced_ids,
     translate_event,
 )
+from compat.v0.usual_events import UsualEvent, UsualTranslator
 from compat.v0.values import loads, parser_of
 from conversations.log.windows import STATS_MAX, Window, WindowRow, format_received
 from conversations.models import Event, OutgoingMessage
@@ -102,16 +102,41 @@ def translate_window(conversation_id: UUID, window: Window, links: Links) -> Ite
     that is neither in the window nor shortly before it.
     """
     trim(links)
-    seqs = links.seqs
     links.echoes = window.echoes
     parse = parser_of(row[5] for row in window.events)
+    for place in range(len(window.events)):
+        event = _translate_row(conversation_id, window, place, links, parse)
+        if event is not None:
+            yield event
+
+
+def translate_window_for_page(
+    conversation_id: UUID, window: Window, links: Links
+) -> Iterator[Json | UsualEvent]:
+    """Yield the V0 events of a window like ``translate_window``, the usual ones as structures for ``encode_page``."""
+    trim(links)
+    links.echoes = window.echoes
+    usual = UsualTranslator(links)
     for place, row in enumerate(window.events):
-        entry = _read_row(row, parse)
-        # The usual reference is to an action that was just translated.
-        if entry.kind in REFERRING and entry.value.get("action_id") not in seqs:
-            _find_references(conversation_id, window, place, entry, links)
-        if (translated := translate_event(entry, links)) is not None:
-            yield translated
+        event: Json | UsualEvent | None = usual.translate(row)
+        if event is None:
+            event = _translate_row(conversation_id, window, place, links, loads)
+        if event is not None:
+            yield event
+
+
+def _translate_row(
+    conversation_id: UUID,
+    window: Window,
+    place: int,
+    links: Links,
+    parse: Callable[[str], Json],
+) -> Json | None:
+    entry = _read_row(window.events[place], parse)
+    # The usual reference is to an action that was just translated.
+    if entry.kind in REFERRING and entry.value.get("action_id") not in links.seqs:
+        _find_references(conversation_id, window, place, entry, links)
+    return translate_event(entry, links)
 
 
 def _find_references(

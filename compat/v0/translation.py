@@ -83,14 +83,21 @@ STATE: Final = "ConversationStateUpdateEvent"
 class Links:
     """Data about earlier events that the translation of later events needs. Ids are the engine's event ids."""
 
-    actions: dict[str, Json] = field(default_factory=dict)
-    """Payloads of actions, by id."""
+    actions: dict[str, Json | str] = field(default_factory=dict)
+    """Payloads of actions, by id: parsed, or as JSON text."""
     seqs: dict[str, int] = field(default_factory=dict)
     """The ``seq`` of events, by id."""
     echoes: set[str] = field(default_factory=set)
     """Ids of the engine's copies of messages that the log also holds as ``UserMessage`` (ADR 3)."""
     metrics: Json | None = None
     """The newest totals of tokens and cost, in V0's form."""
+
+    def find_action(self, event_id: str) -> Json:
+        """Return the parsed payload of an action, or ``{}`` if it is not known."""
+        payload = self.actions.get(event_id, {})
+        if isinstance(payload, str):
+            payload = self.actions[event_id] = loads(payload)
+        return payload
 
 
 REFERRING: Final = frozenset(
@@ -270,7 +277,7 @@ def _translate_action(entry: Entry, links: Links) -> Json:
 
 def _translate_observation(entry: Entry, links: Links) -> Json | None:
     action_id = _action_id(entry)
-    result = actions.render_observation(entry.value, links.actions.get(action_id) or {})
+    result = actions.render_observation(entry.value, links.find_action(action_id))
     if result is None:
         return None
     seq = links.seqs.get(action_id)

@@ -28,7 +28,7 @@ from compat.engine import (
     is_engine_request,
 )
 from compat.reads import get_summary, json_response, page_summaries, require_log
-from compat.v0 import commands, event_pages, prompts, serializers
+from compat.v0 import commands, event_pages, page_encoding, prompts, serializers
 from compat.v0.responses import map_status, serialize_conversation, serialize_conversations
 from compat.v0.serializers import Unprocessable, validate
 from compat.v0.values import loads
@@ -373,7 +373,7 @@ class EventsView(V0View):
         query = validate(serializers.V0EventQuery, _read_event_query(request))
         if not 0 <= query["limit"] <= PAGE_LIMIT:
             raise InvalidLimit
-        body = event_pages.encode_page(*event_pages.fetch_page(pk, query))
+        body = page_encoding.encode_page(*event_pages.fetch_page(pk, query))
         return HttpResponse(body, content_type="application/json")
 
     @schema("conversation_event_add", request=OpenApiTypes.OBJECT, responses=SUCCESS)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -71,23 +72,18 @@ def read_window(
     events, echoes, actions, stats = parts
     if echoes:
         events += echoes
-    events.sort(key=_seq)
+    events.sort(key=itemgetter(1))
     return Window(events, {row[2] for row in echoes}, actions, stats)
 
 
 def format_received(text: str) -> str:
     """Return a ``WindowRow.received`` in ISO 8601, as Python writes a time."""
-    if len(text) == _LENGTH:
-        return f"{text[:10]}T{text[11:]}:00"
-    # PostgreSQL leaves out zeros at the end of a fraction.
+    if text[19:20] == ".":
+        # PostgreSQL leaves out zeros at the end of a fraction.
+        return f"{text[:10]}T{text[11:-3]:0<15}+00:00"
     return datetime.fromisoformat(text).isoformat()
 
 
-def _seq(row: tuple[int, int]) -> int:
-    return row[1]
-
-
-_LENGTH = len("2026-11-22 10:00:00.123456+00")
 _PAGE, _ECHO, _ACTION, _STATS = range(4)
 
 
@@ -98,7 +94,7 @@ def _statement(kinds: tuple[str, ...], states_searched: int, order: str) -> str:
     PostgreSQL reads the messages of the conversation once, and only if the part has a user's message of the engine. A
     key with an escape sequence could be ``usage_to_metrics`` too.
     """
-    events = Event._meta.db_table
+    events = Event._meta.db_table  # noqa: SLF001 - Django documents _meta
     listed = ", ".join(f"'{kind}'" for kind in kinds)
     columns = "{0}.seq, {0}.event_id, {0}.kind, {0}.source, {0}.payload, {0}.received_at::text"
     return f"""

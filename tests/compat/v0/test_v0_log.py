@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compat.v0 import event_pages, log, prompts, states
+from compat.v0 import event_pages, log, page_encoding, prompts, states
 from conversations.log import windows
 from conversations.models import Conversation, NewEvent
 from tests.conftest import key_client
@@ -360,6 +360,6 @@ def test_page_has_the_bytes_of_its_events_encoded_one_by_one(number, text):
         metrics = {"accumulated_cost": 0.5, "max_budget_per_task": None} | {name: number}
         events.append({"id": 6, "args": {"thought": text}, "llm_metrics": metrics})
 
-    expected = b",".join(event_pages.encode_event(event) for event in events)
+    expected = b",".join(page_encoding.encode_event(event) for event in events)
 
-    assert event_pages.encode_page(events, True) == b'{"events":[%s],"has_more":true}' % expected
+    assert page_encoding.encode_page(events, True) == b'{"events":[%s],"has_more":true}' % expected
