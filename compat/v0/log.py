@@ -8,6 +8,7 @@ from uuid import UUID
 
 from compat.v0.translation import (
     REFERRING,
+    STATE,
     Entry,
     Json,
     Links,
@@ -118,6 +119,8 @@ def translate_window_for_page(
     links.echoes = window.echoes
     usual = UsualTranslator(links)
     for place, row in enumerate(window.events):
+        if row[3] == STATE and usual.read_totals(row):
+            continue
         event: Json | UsualEvent | None = usual.translate(row)
         if event is None:
             event = _translate_row(conversation_id, window, place, links, loads)

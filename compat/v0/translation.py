@@ -338,19 +338,24 @@ def extract_metrics(entry: Entry) -> Json | None:
     uses = as_dict(as_dict(value).get("usage_to_metrics"))
     if not uses:
         return None
-    usage: Json = {"model": "", "response_id": ""} | dict.fromkeys(_TOKENS, 0)
+    usage: Json = NO_USAGE.copy()
     cost, budget = 0.0, None
     # The engine counts the agent and the condenser separately. V0 has one total for both.
     for use in map(as_dict, uses.values()):
         cost += as_number(use.get("accumulated_cost"))
         budget = use.get("max_budget_per_task") if budget is None else budget
         tokens = as_dict(use.get("accumulated_token_usage"))
-        for name in _TOKENS:
+        for name in TOKENS if tokens else ():
             usage[name] += as_int(tokens.get(name), 0)
         usage["model"] = usage["model"] or as_text(use.get("model_name"))
+    return build_metrics(cost, budget if type(budget) in (int, float) else None, usage)
+
+
+def build_metrics(cost: float, budget: float | None, usage: Json) -> Json:
+    """Return V0's ``llm_metrics``: the cost and its limit in dollars, and the totals of ``TOKENS`` of a model."""
     return {
         "accumulated_cost": cost,
-        "max_budget_per_task": budget if type(budget) in (int, float) else None,
+        "max_budget_per_task": budget,
         "accumulated_token_usage": usage,
         "costs": [],
         "response_latencies": [],
@@ -358,10 +363,11 @@ def extract_metrics(entry: Entry) -> Json | None:
     }
 
 
-_TOKENS: Final = (
+TOKENS: Final = (
     *("prompt_tokens", "completion_tokens", "cache_read_tokens", "cache_write_tokens"),
     *("context_window", "per_turn_token"),
 )
+NO_USAGE: Final[Json] = {"model": "", "response_id": ""} | dict.fromkeys(TOKENS, 0)
 
 # --- States, errors and the rest --------------------------------------------------------
 

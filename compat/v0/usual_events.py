@@ -13,7 +13,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from compat.v0.actions import RISKS, shorten_output
 from compat.v0.page_encoding import encode_metrics
-from compat.v0.translation import SOURCES, Json, Links
+from compat.v0.translation import NO_USAGE, SOURCES, TOKENS, Json, Links, build_metrics
+from compat.v0.values import as_number
 from conversations.log.windows import WindowRow, format_received
 
 Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
@@ -84,6 +85,33 @@ class _ObservationEvent(Struct, gc=False):
     llm_response_id: str = ""
 
 
+class _Tokens(Struct, gc=False):
+    """The counters of ``compat.v0.translation.TOKENS``, in V0's order."""
+
+    prompt_tokens: Integer = 0
+    completion_tokens: Integer = 0
+    cache_read_tokens: Integer = 0
+    cache_write_tokens: Integer = 0
+    context_window: Integer = 0
+    per_turn_token: Integer = 0
+
+
+class _Use(Struct, gc=False):
+    model_name: str = ""
+    accumulated_cost: Integer | float = 0
+    max_budget_per_task: Integer | float | None = None
+    accumulated_token_usage: _Tokens | None = None
+
+
+class _Stats(Struct, gc=False):
+    usage_to_metrics: dict[str, _Use]
+
+
+class _StatsEvent(Struct, gc=False):
+    key: Literal["stats"]
+    value: _Stats
+
+
 # --- The events of V0, with their fields in the order of ``compat.v0.translation`` -------
 
 
@@ -149,6 +177,7 @@ class _RunObservation(Struct, gc=False):
 
 
 UsualEvent: TypeAlias = _Action | _RunObservation
+_decode_stats: Final = msgspec.json.Decoder(_StatsEvent).decode
 _decode_message: Final = msgspec.json.Decoder(_MessageEvent).decode
 _decode_action: Final = msgspec.json.Decoder(_ActionEvent).decode
 _decode_observation: Final = msgspec.json.Decoder(_ObservationEvent).decode
@@ -189,6 +218,32 @@ class UsualTranslator:
         if event is not None:
             self._links.seqs[event_id] = seq
         return event
+
+    def read_totals(self, row: WindowRow) -> bool:
+        """Add the totals of tokens and cost of a state update to the links, and return True.
+
+        Return False, and leave the links unchanged, if the row is not a usual report of these totals.
+        """
+        if '"stats"' not in row[5]:
+            return False
+        try:
+            uses = _decode_stats(row[5]).value.usage_to_metrics
+        except (ValueError, RecursionError):
+            return False
+        if not uses:
+            return False
+        usage = NO_USAGE.copy()
+        cost, budget = 0.0, None
+        for use in uses.values():
+            cost += as_number(use.accumulated_cost)
+            budget = use.max_budget_per_task if budget is None else budget
+            usage["model"] = usage["model"] or use.model_name
+            if tokens := use.accumulated_token_usage:
+                for name in TOKENS:
+                    usage[name] += getattr(tokens, name)
+        self._links.metrics = build_metrics(cost, budget, usage)
+        self._links.seqs[row[2]] = row[1]
+        return True
 
     def _translate_message(self, seq: int, source: str, payload: str, received: str) -> UsualEvent:
         content = _decode_message(payload).llm_message.content[0].text
