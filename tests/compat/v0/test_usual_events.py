@@ -49,13 +49,20 @@ PAYLOADS = {
     | CALL,
     STATE: {"key": "stats", "value": {"usage_to_metrics": {"agent": USE, "condenser": USE}}},
 }
-TEXTS = ("", '"é"', '"\\ud800"', '"\\u0054erminalAction"', '"FinishAction"', '"\\/\\u007f\\u0000"')
+TEXTS = (
+    '""',
+    '"é"',
+    '"\\ud800"',
+    '"\\u0054erminalAction"',
+    '"FinishAction"',
+    '"\\/\\u007f\\u0000"',
+)
 NUMBERS = (
     *("0", "-0", "-0.0", "1.0", "1e5", "1e16", "1e-5", "1e400", "-1e400", "NaN", "Infinity"),
     *("12.5", "-3", "9007199254740993", "18446744073709551616", "7" * 39, "7" * 41, "7" * 5000),
 )
 OTHERS = ("null", "true", "false", "[]", "{}", "[1]", '[{"text":"a"},{"text":"b"}]', '{"text":1}')
-ODD = (*filter(None, TEXTS), *NUMBERS, *OTHERS, '"' + "x" * 40_000 + '"')
+ODD = (*TEXTS, *NUMBERS, *OTHERS, '"' + "x" * 40_000 + '"')
 
 
 def list_places(value, path=()):
