@@ -88,6 +88,35 @@ async def test_size_and_number_of_calls_are_limited():
     assert sorted(chain(*desk.calls)) == [str(number) for number in range(9)]
 
 
+async def test_questions_during_a_call_wait_for_one_call_after_it():
+    desk = Desk(calls=2, patience=60)
+    tasks = [asyncio.create_task(desk.batches.ask("a"))]
+    for question in "bcd":
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(desk.batches.ask(question)))
+    await asyncio.sleep(0.01)
+    assert desk.calls == [["a"]]
+    desk.gate.set()
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D"]
+    assert desk.calls == [["a"], ["b", "c", "d"]]
+
+
+async def test_questions_behind_a_slow_call_are_asked_by_another_call_after_the_patience():
+    desk = Desk(calls=2, patience=0.02)
+    slow = asyncio.create_task(desk.batches.ask("a"))
+    await asyncio.sleep(0.01)
+    quick = [asyncio.create_task(desk.batches.ask(question)) for question in "bc"]
+    async with asyncio.timeout(5):
+        while len(desk.calls) < 2:
+            await asyncio.sleep(0.01)
+    # A third call would exceed the number of calls.
+    third = asyncio.create_task(desk.batches.ask("d"))
+    await asyncio.sleep(0.1)
+    assert desk.calls == [["a"], ["b", "c"]]
+    desk.gate.set()
+    assert await asyncio.gather(slow, *quick, third) == ["A", "B", "C", "D"]
+
+
 async def test_exception_of_an_answer_is_raised_for_its_question_only():
     answers = await Desk(calls=1).ask("a", "fail", "b")
     assert answers[0] == "A"
