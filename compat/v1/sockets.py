@@ -11,13 +11,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db.models.functions import Coalesce
 
 from accounts.permissions import MissingPermission
 from compat.v1 import encoding, resuming, serializers, translation
 from compat.v1.encoding import PROTOCOL, EventForm, State, V1Encoder
+from compat.v1.transport import Receive, Scope, Send, Transport
 from conversations import services
 from conversations.api.authentication import HEADER
 from conversations.models import Event
@@ -60,7 +60,7 @@ class BadFrame(Problem):
     sentence = 'This frame is not a message. Send {"role": "user", "content": [{"type": "text", "text": …}]}.'
 
 
-class V1EventsConsumer(AsyncWebsocketConsumer):
+class V1EventsConsumer(Transport):
     """A WebSocket that sends a conversation's state, then its log as V1 events, and accepts messages for the agent.
 
     Credentials, in the order in which they are used:
@@ -78,10 +78,10 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
     is too slow, and 1012 if the log was restored from a backup and the client must reconnect.
     """
 
-    channel_layer_alias = ""  # unused: the hub subscribes once for all sockets
     permission = access.VIEW
 
-    async def connect(self) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
         self.tasks: set[asyncio.Task[None]] = set()
         self.conversation_id = _parse_id(self.scope["url_route"]["kwargs"]["conversation_id"])
         query = self.scope.get("query_string", b"").decode("utf-8", "replace")
@@ -102,6 +102,8 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         self.inbox: asyncio.Queue[str] = asyncio.Queue(INBOX_MAX)
         self.inbox_size = 0
         self.watcher: access.Watcher | None = None
+
+    async def connect(self) -> None:
         # Accept first: only an open socket has close codes. A refused handshake is an HTTP 403 without a reason.
         await self.accept()
         refusal = await self._admit(self._tokens())
@@ -120,14 +122,14 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             self.resending = resuming.parse_resending(self.query)
         except Problem as problem:
             # A close code alone does not say which parameter is wrong.
-            await self.send(text_data=translation.encode_error(problem.code, problem.detail))
+            await self.send_text(translation.encode_error(problem.code, problem.detail))
             await self.close(CLOSE_BAD_REQUEST, problem.detail[:123])
             return None
         signed_in(self.scope)
         try:
             watching.start_watching(self.watcher, watching.UnpingedStream(self._lose_access))
         except watching.TooManyStreams as problem:
-            await self.send(text_data=translation.encode_error(problem.code, problem.detail))
+            await self.send_text(translation.encode_error(problem.code, problem.detail))
             await self.close(CLOSE_TOO_MANY, problem.detail[:123])
             return None
         self.is_open = True
@@ -147,7 +149,7 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
         if error is not None and not isinstance(error, OSError):
             log.error("A task of a V1 socket failed.", exc_info=error)
 
-    async def disconnect(self, code: int) -> None:
+    async def disconnect(self) -> None:
         for task in list(self.tasks):
             task.cancel()
         if self.watcher is not None:
@@ -337,13 +339,12 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             await self.base_send({"type": framing.READY, "frames": messages})
             return
         for message in messages:
-            await self.send(text_data=framing.decode_frame(message).decode())
+            await self.send_text(framing.decode_frame(message).decode())
 
     # --- From the client ----------------------------------------------------------------------
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+    async def receive_text(self, text: str) -> None:
         """Queue a frame. Close the socket if too many frames, or too much text, are queued."""
-        text = text_data or ""
         self.inbox_size += len(text)
         if self.inbox_size > settings.BODY_MAX_BYTES or self.inbox.full():
             await self._end(CLOSE_OVERFLOW)
@@ -376,15 +377,15 @@ class V1EventsConsumer(AsyncWebsocketConsumer):
             try:
                 await run_in_thread(self._post, frame)
             except access.TooManyCommands as refusal:
-                await self.send(text_data=translation.encode_error(refusal.code, TOO_FAST))
+                await self.send_text(translation.encode_error(refusal.code, TOO_FAST))
             except Problem as refusal:
-                await self.send(text_data=translation.encode_error(refusal.code, refusal.detail))
+                await self.send_text(translation.encode_error(refusal.code, refusal.detail))
             except Exception:
                 log.exception("A message of a V1 socket could not be posted.")
                 detail = (
                     "The server could not post this message because of an error. Send it again."
                 )
-                await self.send(text_data=translation.encode_error("not-taken", detail))
+                await self.send_text(translation.encode_error("not-taken", detail))
 
     def _post(self, frame: dict[str, Any] | None) -> None:
         """Post the message in a frame. It does not answer the agent's open question; that needs a REST request."""
