@@ -111,9 +111,7 @@ class V0Encoder:
         if events:
             first, last = events[0].event.seq, events[-1].event.seq
             if self._links is None or first != self._position + 1:
-                self._links = await run_in_thread(
-                    log.load_links_at, self._feed.conversation_id, first - 1
-                )
+                self._links = await self._load_links(first - 1)
             await self._encode(events, self._links)
             self._position = last
         for frame in frames:
@@ -135,11 +133,14 @@ class V0Encoder:
                 if isinstance(frame, EventFrame) and frame.cached_form(PROTOCOL) is None
             ]
             if events:
-                first = events[0].event.seq
-                links = await run_in_thread(
-                    log.load_links_at, self._feed.conversation_id, first - 1
-                )
+                links = await self._load_links(events[0].event.seq - 1)
                 await self._encode(events, links)
+
+    async def _load_links(self, seq: int) -> Links:
+        """Return the links for a reader that starts after ``seq``. At the start of the log there are none."""
+        if not seq:
+            return Links()
+        return await run_in_thread(log.load_links_at, self._feed.conversation_id, seq)
 
     async def _encode(self, frames: Sequence[EventFrame], links: Links) -> None:
         if sum(frame.size for frame in frames) > INLINE_BYTES:

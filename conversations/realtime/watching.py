@@ -29,7 +29,12 @@ CHECKED_TOGETHER = 100
 BURST = 200
 """The number of pings that are sent before other tasks get a turn."""
 PAUSE_SECONDS = 0.005
-"""The pause before a check, in which more groups are collected: often many sockets open at once."""
+"""The pause before a check, in which more groups are collected: a change of access often concerns several."""
+NEW_GROUPS_SECONDS = 0.1
+"""The pause before the check of new groups, in which more are collected: often many sockets open at once.
+
+Their access was checked a moment ago, and changes from now on are reported. Only a change in between is found late.
+"""
 RETRY_SECONDS = 1.0
 """The pause before a check is repeated that failed because the database is unreachable."""
 
@@ -81,6 +86,8 @@ class _Guard:
         self._of_user: dict[UUID, set[_Group]] = {}
         self._to_check: set[_Group] = set()
         self._has_work = asyncio.Event()
+        # Runs out when new groups are checked; None if there are none.
+        self._new_groups_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._subscribing: set[asyncio.Task[None]] = set()
 
@@ -110,7 +117,11 @@ class _Guard:
         if groups is not None:
             groups.add(group)
             # A change between the watcher's own check and now did not reach this group.
-            self._check_soon([group])
+            self._to_check.add(group)
+            if self._new_groups_timer is None:
+                self._new_groups_timer = asyncio.get_running_loop().call_later(
+                    NEW_GROUPS_SECONDS, self._check_new_groups
+                )
             return
         self._of_user[group.user_id] = {group}
         self._spawn(self._subscribe(group.user_id))
@@ -128,6 +139,10 @@ class _Guard:
 
     def _check_user(self, user_id: UUID) -> None:
         self._check_soon(self._of_user.get(user_id, ()))
+
+    def _check_new_groups(self) -> None:
+        self._new_groups_timer = None
+        self._has_work.set()
 
     def _check_soon(self, groups: Iterable[_Group]) -> None:
         self._to_check.update(groups)
