@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -22,9 +23,9 @@ PAGE = 200
 BURST = 1_000
 """The number of frames that a feed sends to its subscriptions before other tasks get a turn."""
 HEADS_TOGETHER = 32
-"""The number of conversations whose newest state one statement reads when their feeds start."""
+"""The number of conversations whose newest state one statement reads without events."""
 PAGES_TOGETHER = 8
-"""The number of conversations of which one statement reads a page for readers of the backlog."""
+"""The number of conversations of which one statement reads a page when feeds start, or for the backlog."""
 
 
 async def _read_heads(ids: list[UUID]) -> dict[UUID, Reading | Exception]:
@@ -33,7 +34,7 @@ async def _read_heads(ids: list[UUID]) -> dict[UUID, Reading | Exception]:
 
 async def _read_pages(
     places: list[tuple[UUID, int]],
-) -> dict[tuple[UUID, int], list[EventFrame] | Exception]:
+) -> dict[tuple[UUID, int], Reading | Exception]:
     return dict(await threads.run_in_thread(read_pages, places, PAGE))
 
 
@@ -68,15 +69,26 @@ class Feed:
         self._encoders: dict[type[Encoder], Encoder] = {}
         # The subscriptions that read the backlog now, and the pages that they have read, by the seq before the page.
         self._backlog_readers = 0
-        self._pages: dict[int, asyncio.Task[list[EventFrame]]] = {}
+        self._pages: dict[int, asyncio.Future[list[EventFrame]]] = {}
         self._pages_bytes = 0
         self._was_ring_read = False
 
-    async def start(self) -> None:
-        """Set the feed's first position from the conversation's record in the database."""
+    async def start(self, after: int) -> None:
+        """Set the feed's first position from the conversation's record in the database.
+
+        The same statement reads the page after the seq ``after``, which the first subscription needs. The page is kept
+        until that subscription has read the backlog.
+        """
         self.is_busy = True
         try:
-            self.apply(await self.read_head())
+            reading = await _pages.ask((self.conversation_id, after))
+            self.apply(replace(reading, frames=[]))
+            if reading.frames:
+                page = asyncio.get_running_loop().create_future()
+                page.set_result(reading.frames)
+                # Events up to the horizon were deleted, so the page also follows the horizon.
+                self._pages[max(after, reading.horizon)] = page
+                self._pages_bytes += sum(frame.size for frame in reading.frames)
         finally:
             self.is_busy = False
         # A nudge during the read may announce events that the read did not see.
@@ -126,15 +138,15 @@ class Feed:
 
     async def read_page(self, after: int) -> Sequence[Frame]:
         """Return a page of the event frames after the seq ``after``, read from the database."""
-        task = self._pages.get(after)
-        if task is None:
-            task = self._pages[after] = asyncio.create_task(self._load_page(after))
-        return await asyncio.shield(task)
+        page = self._pages.get(after)
+        if page is None:
+            page = self._pages[after] = asyncio.create_task(self._load_page(after))
+        return page.result() if page.done() else await asyncio.shield(page)
 
     async def _load_page(self, after: int) -> list[EventFrame]:
         frames: list[EventFrame] = []
         try:
-            frames = await _pages.ask((self.conversation_id, after))
+            frames = (await _pages.ask((self.conversation_id, after))).frames
         finally:
             self._pages_bytes += sum(frame.size for frame in frames)
             # An empty page is not kept: the log may have grown when it is read again.

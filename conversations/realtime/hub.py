@@ -79,10 +79,10 @@ class Hub:
         ``encoder`` encodes the frames for the protocol of the subscription. None means that ``push`` encodes them.
         """
         await self._ensure_running()
-        feed = await self._feed(conversation_id)
+        feed = await self._feed(conversation_id, after)
         # The feed may have been dropped while we waited for its first read.
         while self.feeds.get(conversation_id) is not feed:
-            feed = await self._feed(conversation_id)
+            feed = await self._feed(conversation_id, after)
         subscription = Subscription(feed, after, epoch)
         feed.add(subscription, encoder)
         return subscription
@@ -123,8 +123,11 @@ class Hub:
             self._unsubscribed_users.add(user_id)
         return is_subscribed
 
-    async def _feed(self, conversation_id: UUID) -> Feed:
-        """Return the conversation's feed, creating it once for all concurrent callers."""
+    async def _feed(self, conversation_id: UUID, after: int) -> Feed:
+        """Return the conversation's feed, creating it once for all concurrent callers.
+
+        A new feed also reads the page after the seq ``after``.
+        """
         task = self._starting.get(conversation_id)
         if task is None:
             # Look at `feeds` only now: it also contains feeds that are starting, which do not know
@@ -132,19 +135,19 @@ class Hub:
             # whole log.
             if feed := self.feeds.get(conversation_id):
                 return feed
-            task = asyncio.create_task(self._open(conversation_id))
+            task = asyncio.create_task(self._open(conversation_id, after))
             self._starting[conversation_id] = task
             task.add_done_callback(lambda _: self._starting.pop(conversation_id, None))
         # Shielded, because other callers wait for the same task.
         return await asyncio.shield(task)
 
-    async def _open(self, conversation_id: UUID) -> Feed:
+    async def _open(self, conversation_id: UUID, after: int) -> Feed:
         feed = Feed(conversation_id, queue=self.queue)
         # Subscribe first, then read: a nudge in between marks the feed dirty and is not lost.
         await self._subscribe_feed(feed)
         self.feeds[conversation_id] = feed
         try:
-            await feed.start()
+            await feed.start(after)
         except BaseException:
             # Also on cancellation: a feed that never started must not stay registered.
             await self._drop(feed)

@@ -75,22 +75,20 @@ def read_events(conversation_id: UUID, after: int, page: int) -> list[EventFrame
     return read({conversation_id: after}, page)[conversation_id].frames
 
 
-def read_pages(
-    places: Sequence[tuple[UUID, int]], page: int
-) -> dict[tuple[UUID, int], list[EventFrame]]:
-    """Return one page of event frames for each place: a conversation id and the seq after which to read.
+def read_pages(places: Sequence[tuple[UUID, int]], page: int) -> dict[tuple[UUID, int], Reading]:
+    """Return a reading with one page of events for each place: a conversation id and the seq after which to read.
 
     Runs one SQL statement, or more if a conversation occurs several times.
     """
-    frames: dict[tuple[UUID, int], list[EventFrame]] = {}
+    found: dict[tuple[UUID, int], Reading] = {}
     left = list(places)
     while left:
         # A statement reads one page of each conversation.
         together = dict(reversed(left))
         readings = read(together, page)
-        frames |= {(key, after): readings[key].frames for key, after in together.items()}
-        left = [place for place in left if place not in frames]
-    return frames
+        found |= {(key, after): readings[key] for key, after in together.items()}
+        left = [place for place in left if place not in found]
+    return found
 
 
 def find_changed(known: dict[UUID, tuple[int, datetime | None]]) -> list[UUID]:

@@ -84,11 +84,11 @@ def test_pages_of_several_places_are_read_together(conversation, django_assert_n
     place, unknown = (conversation.pk, 1), (UUID(int=1), 0)
     with django_assert_num_queries(1):
         pages = reading.read_pages([place, unknown], 200)
-    assert [frame.seq for frame in pages[place]] == [2, 3]
-    assert pages[unknown] == []
+    assert [frame.seq for frame in pages[place].frames] == [2, 3]
+    assert (pages[unknown].frames, pages[unknown].is_gone) == ([], True)
 
     # A statement reads one page of each conversation.
     places = [(conversation.pk, after) for after in (0, 2, 1)]
     with django_assert_num_queries(3):
         pages = reading.read_pages(places, 1)
-    assert [[frame.seq for frame in pages[place]] for place in places] == [[1], [3], [2]]
+    assert [[frame.seq for frame in pages[place].frames] for place in places] == [[1], [3], [2]]

@@ -10,7 +10,7 @@ from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 
 from conversations import announcing, services
-from conversations.models import Conversation, Lease
+from conversations.models import Conversation, Event, Lease
 from conversations.realtime import feed as feeds
 from conversations.realtime import reading, threads
 from conversations.realtime import subscription as subscriptions
@@ -68,6 +68,44 @@ async def test_subscriber_gets_history_then_new_events_once(conversation):
         await append(conversation, 3)
 
         assert await task == [2, 3, 4]
+
+
+async def test_first_page_is_read_with_the_state_and_dropped_after_the_backlog(
+    conversation, monkeypatch
+):
+    await append(conversation, 0, 1)
+    names, original = [], threads.run_in_thread
+
+    async def run_and_record(function, *args):
+        names.append(function.__name__)
+        return await original(function, *args)
+
+    monkeypatch.setattr(threads, "run_in_thread", run_and_record)
+    async with get_hub().subscribe(conversation.pk, after=0) as first:
+        assert (first.feed.seq, first.feed.reading.frames) == (2, [])
+        assert await collect(first, 2) == [1, 2]
+        assert names == ["read_pages"]
+
+        # A page of a later subscription is read again, because the first reader's page was dropped.
+        async with get_hub().subscribe(conversation.pk, after=1) as later:
+            assert await collect(later, 2) == [2]
+        assert names == ["read_pages", "read_pages"]
+        assert first.feed._pages == {}
+
+
+async def test_first_page_of_a_pruned_log_is_read_once(conversation, monkeypatch):
+    """Protocols without reset frames continue at the horizon instead of the client's cursor."""
+    await append(conversation, 0, 1, 2)
+    await Event.objects.filter(conversation=conversation, seq=1).adelete()
+    await Conversation.objects.filter(pk=conversation.pk).aupdate(pruned_seq=1)
+    places, original = [], reading.read_pages
+    monkeypatch.setattr(
+        feeds, "read_pages", lambda asked, page: (places.extend(asked), original(asked, page))[1]
+    )
+    async with get_hub().subscribe(conversation.pk, after=0) as subscription:
+        subscription.cursor = subscription.feed.horizon
+        assert await collect(subscription, 3) == [2, 3]
+    assert places == [(conversation.pk, 0)]
 
 
 @pytest.mark.parametrize("pause_at", range(8))
