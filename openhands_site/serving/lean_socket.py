@@ -16,6 +16,12 @@ from websockets.protocol import State
 from lib import framing
 from openhands_site.serving.guarded_http import build_response
 
+LINGER_SECONDS = 2.0
+"""Seconds for which a client's data is discarded after a close that the client did not begin or expect.
+
+If the connection were closed while data is unread, the client's system could drop the close frame.
+"""
+
 
 class LeanWebSocket(WebSocketsSansIOProtocol):
     """A WebSocket protocol for uvicorn that drops the handshake's headers and allocates queues only when needed."""
@@ -23,6 +29,8 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
     # ``Inbox`` and ``LeanEvent`` have the methods of asyncio's classes that uvicorn uses, without inheriting.
     queue: Any
     writable: Any
+    _is_lingering = False
+    """Whether everything that the client still sends is discarded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -42,6 +50,8 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
         uvicorn 0.54 does not notice it: the client would wait for a response until its own time limit. ``websockets``
         reads lines of at most 8 KB and at most 128 headers.
         """
+        if self._is_lingering:
+            return
         super().data_received(data)
         error = self.conn.handshake_exc
         if error is None or self.handshake_initiated or self.transport.is_closing():
@@ -85,10 +95,36 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
                 self.frames = []
-                self.conn.send_close(1007, "The text is not UTF-8.")
-                self.handle_parser_exception()
+                # The client may have sent its own close frame right after the text.
+                if self.conn.state is State.OPEN:
+                    self.conn.send_close(1007, "The text is not UTF-8.")
+                    self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        """Send the close frame for an error in the client's data, and end our side of the connection.
+
+        uvicorn 0.54 closes the connection at once. This method leaves the client ``LINGER_SECONDS`` to read the close
+        frame and to end its side.
+        """
+        if self.close_sent or self.conn.close_sent is None:
+            super().handle_parser_exception()
+            return
+        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = self._is_lingering = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def handle_ping(self) -> None:
+        if not self._is_lingering:
+            super().handle_ping()
 
     def start_keepalive(self) -> None:
         """Drop the handshake's headers. uvicorn calls this method after the handshake, even if pings are disabled."""

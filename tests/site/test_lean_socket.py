@@ -9,6 +9,7 @@ import websockets
 from uvicorn.protocols.utils import ClientDisconnected
 
 from lib.framing import READY, encode_frame
+from openhands_site.serving import lean_socket
 from openhands_site.serving.lean_socket import Inbox, LeanEvent, LeanWebSocket
 
 
@@ -185,6 +186,65 @@ async def test_text_that_is_not_utf8_closes_with_1007_and_logs_nothing(caplog, f
         with pytest.raises(websockets.ConnectionClosed) as closing:
             await client.recv()
     assert (closing.value.rcvd.code, closing.value.rcvd.reason) == (1007, "The text is not UTF-8.")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [(b"\x81\x81\0\0\0\0\xff", 1007), (b"\x83\x80\0\0\0\0", 1002)],
+    ids=["not UTF-8", "unknown opcode"],
+)
+async def test_client_that_sends_on_after_an_error_receives_the_close_frame(wrong, code):
+    ping, text = b"\x89\x80\0\0\0\0", b"\x81\xfe\xff\xff\0\0\0\0" + b"a" * 65_535
+    async with Server() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.listener.getsockname()[1]
+        )
+        writer.write(HEAD + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(wrong + ping)
+        for _ in range(40):
+            writer.write(text)
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        received = await reader.read()
+        writer.close()
+    _, _, close = received.rpartition(b"\x88")  # the last frame, after the answer to the ping
+    assert close[1:3] == code.to_bytes(2)
+
+
+async def send_forever(writer):
+    while True:
+        writer.write(b"a" * 1_000)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def test_client_that_never_ends_its_side_is_cut_off(monkeypatch):
+    monkeypatch.setattr(lean_socket, "LINGER_SECONDS", 0.1)
+    async with Server() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.listener.getsockname()[1]
+        )
+        writer.write(HEAD + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x81\x81\0\0\0\0\xff")
+        await reader.read()
+        with pytest.raises(ConnectionError):
+            await send_forever(writer)
+        writer.close()
+
+
+async def test_close_frame_right_after_text_that_is_not_utf8_is_answered(caplog):
+    async with Server() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.listener.getsockname()[1]
+        )
+        writer.write(HEAD + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x81\x81\0\0\0\0\xff" + b"\x88\x82\0\0\0\0" + (1000).to_bytes(2))
+        assert await reader.read() == b"\x88\x02" + (1000).to_bytes(2)
+        writer.close()
     assert not [record for record in caplog.records if record.exc_info]
 
 
