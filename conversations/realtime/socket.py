@@ -125,6 +125,8 @@ class ConversationConsumer:
             code = await self._go_live()
         except watching.TooManyStreams as refusal:
             code, self._reason = CLOSE_TOO_MANY, refusal.detail
+        except OSError:
+            code = CLOSE_OVERFLOW  # the client has left, so it does not receive the code
         except Exception:
             log.exception("opening a socket failed; the client is asked to reconnect")
             code = CLOSE_OVERFLOW

@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.db import connections
 from django.test import Client
+from uvicorn.protocols.utils import ClientDisconnected
 
 from accounts import services as accounts
 from conversations import services
@@ -193,6 +194,37 @@ async def test_refused_socket_is_closed_with_a_reason(conversation, alice, charl
     assert "API key" in reasons[1]
     assert "does not exist" in reasons[2]
     assert all(len(reason.encode()) <= 123 for reason in REASONS.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "is_logged"), [(ClientDisconnected, False), (RuntimeError, True)]
+)
+async def test_error_during_the_backlog_is_logged_unless_the_client_has_left(
+    conversation, alice, caplog, error, is_logged
+):
+    _, key = await create_key(alice)
+    await append(conversation, 0)
+    scope = build_socket(conversation.pk, authorization=f"Bearer {key}").scope
+    has_failed, sent = asyncio.Event(), []
+
+    async def receive():
+        if sent:
+            await has_failed.wait()
+            # The server closes the socket itself if the failure is not the client's.
+            return await asyncio.Future() if is_logged else {"type": "websocket.disconnect"}
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message["type"])
+        if message["type"] == "websocket.send":
+            has_failed.set()
+            raise error
+
+    async with asyncio.timeout(10):
+        await application(scope, receive, send)
+    assert sent[:2] == ["websocket.accept", "websocket.send"]
+    assert bool([record for record in caplog.records if record.exc_info]) == is_logged
+    assert not get_hub().feeds
 
 
 async def test_messages_of_the_client_are_ignored(conversation, alice):
