@@ -66,6 +66,7 @@ def _figures(
             reach="<= 4 s",
             transactions=opened["transactions"],
             web_cpu_seconds=opened["cpu"],
+            clients_cpu_seconds=opened["clients_cpu"],
         )
     ]
     if idle := opened["idle"]:
@@ -93,10 +94,13 @@ def _measure(protocol: Protocol, paths: list[str], header: str) -> dict[str, Any
         visitors = Visitors(port, paths, protocol.joined, headers=headers, hello=protocol.hello)
         try:
             time.sleep(1.0)
-            transactions, used = _transactions(), _cpu_of(process.pid)
+            transactions, pids = _transactions(), (process.pid, visitors.pid)
+            before = [_cpu_of(pid) for pid in pids]
             seconds = visitors.open()
-            cpu = _cpu_of(process.pid) - used
-            opened: dict[str, Any] = {"seconds": seconds, "cpu": round(cpu, 2)}
+            cpu, of_clients = (
+                round(_cpu_of(pid) - used, 2) for pid, used in zip(pids, before, strict=True)
+            )
+            opened: dict[str, Any] = {"seconds": seconds, "cpu": cpu, "clients_cpu": of_clients}
             opened["transactions"] = _transactions() - transactions
             # One conversation is the easier case of two, and a minute is long.
             is_hard = len(set(paths)) > 1

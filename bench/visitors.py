@@ -31,6 +31,11 @@ class Visitors:
         if not self._pipe.poll(60) or self._pipe.recv() != "started":
             raise RuntimeError("the process of the sockets did not start")
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None  # it has started
+        return self._process.pid
+
     def open(self, seconds: float = 240) -> float:
         """Open all sockets; return the seconds until the last has joined."""
         self._pipe.send("open")
