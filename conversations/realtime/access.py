@@ -214,6 +214,11 @@ def check_each(questions: Sequence[Question]) -> dict[Question, Answer | Excepti
                 answers |= dict.fromkeys(group, (None, Refusal.UNAUTHENTICATED))
             else:
                 refusals = _find_refusals(user, group)
+                # Both may have been lost since the credentials were checked, for example if an organization was
+                # suspended. Then the reason is the credentials.
+                if any(refusals.values()) and credentials.user() is None:
+                    answers |= dict.fromkeys(group, (None, Refusal.UNAUTHENTICATED))
+                    continue
                 answers |= {question: (user.pk, refusals[question]) for question in group}
         except Exception as error:  # noqa: BLE001 - raised where the question was asked
             answers |= dict.fromkeys(group, error)

@@ -30,7 +30,7 @@ BURST = 200
 """The number of pings that are sent before other tasks get a turn."""
 PAUSE_SECONDS = 0.005
 """The pause before a check, in which more groups are collected: a change of access often concerns several."""
-NEW_GROUPS_SECONDS = 0.1
+NEW_GROUPS_SECONDS = 0.05
 """The pause before the check of new groups, in which more are collected: often many sockets open at once.
 
 Their access was checked a moment ago, and changes from now on are reported. Only a change in between is found late.

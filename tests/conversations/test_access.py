@@ -1,6 +1,7 @@
 """The credentials of a stream, the access checks while it is open, and the commands that arrive on it."""
 
 import asyncio
+from uuid import UUID
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -8,6 +9,7 @@ from django.db import connections
 from django.test import Client
 
 from accounts import services as accounts
+from accounts.models import ApiKey
 from accounts.services import audit
 from conversations.realtime import access, threads, watching
 from conversations.realtime.access import (
@@ -66,6 +68,25 @@ class TestCredentials:
         credentials = Credentials.from_scope(build_scope(origin="http://x", cookie="a=b"))
 
         assert credentials == Credentials(((b"cookie", b"a=b"),), address="127.0.0.1")
+
+    def test_credentials_that_end_during_a_check_are_the_reason_of_the_refusal(
+        self, alice, conversation, monkeypatch
+    ):
+        row, key = accounts.issue_api_key(user=alice, name="k")
+        credentials = Credentials(keys=(key,))
+        question = Watcher(credentials, conversation.pk).question
+        unknown = question._replace(conversation_id=UUID(int=1))
+        find = access._find_refusals
+
+        assert access.check_each([unknown]) == {unknown: (alice.pk, Refusal.NOT_VISIBLE)}
+
+        def find_after_revocation(user, questions):
+            ApiKey.objects.filter(pk=row.pk).delete()
+            return find(user, questions)
+
+        monkeypatch.setattr(access, "_find_refusals", find_after_revocation)
+        answers = access.check_each([question, unknown])
+        assert answers == dict.fromkeys([question, unknown], (None, Refusal.UNAUTHENTICATED))
 
     def test_rotated_conversation_key_authenticates_no_user(self, alice, conversation):
         credentials = Credentials(keys=(conversation_key(conversation=conversation, user=alice),))
