@@ -1,5 +1,6 @@
 """Identity providers, users' identities there, sign-in sessions, accepted terms and e-mail changes."""
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import models
@@ -142,9 +143,12 @@ class UserSessionQuerySet(models.QuerySet["UserSession"]):
         """Return the user's own sessions."""
         return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
 
-    def live(self) -> "UserSessionQuerySet":
-        """Return the sessions that have neither ended nor expired."""
-        return self.filter(ended_at=None, expires_at__gt=timezone.now())
+    def live(self, *, now: datetime | None = None) -> "UserSessionQuerySet":
+        """Return the sessions that have neither ended nor expired.
+
+        A compiled query passes an example time as ``now`` and replaces it by the present time at each run.
+        """
+        return self.filter(ended_at=None, expires_at__gt=now or timezone.now())
 
 
 class UserSession(models.Model):

@@ -1,7 +1,7 @@
 """Services for sessions: begin, find and end them, and make a user's open sockets check their access again."""
 
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from accounts.models import Identity, Organization, ProviderSession, User, UserS
 from accounts.oidc.tokens import TokenSet
 from accounts.services.audit import record
 from lib.bus import AccessChanged, publisher
+from lib.compiled import Compiled, Rows
 
 log = logging.getLogger(__name__)
 SESSION_KEY = "sign_in"
@@ -68,11 +69,46 @@ def find_live_session(*, user: User, session_id: str | None) -> UserSession | No
     """Return the user's live session with an id, and update ``last_seen_at``; None if there is no such session."""
     if not session_id:
         return None
-    rows = UserSession.objects.live().filter(pk=session_id, user_id=user.pk)
-    session = rows.select_related("provider_session").first()
-    if session and timezone.now() - session.last_seen_at > LAST_SEEN_INTERVAL:
-        UserSession.objects.filter(pk=session.pk).update(last_seen_at=timezone.now())
+    now = timezone.now()
+    rows = _LIVE_SESSION.rows(session_id=UUID(session_id), user_id=user.pk, now=now)
+    if not rows:
+        return None
+    session: UserSession
+    session, provider_session = _SESSIONS.instances(rows[0])
+    _PROVIDER_SESSION.set_cached_value(session, provider_session)
+    if provider_session is not None:
+        _SESSION_OF_PROVIDER.set_cached_value(provider_session, session)
+    if now - session.last_seen_at > LAST_SEEN_INTERVAL:
+        UserSession.objects.filter(pk=session.pk).update(last_seen_at=now)
     return session
+
+
+# Every request with a session cookie runs these two queries, so their SQL is compiled only once.
+_SESSIONS = Rows(UserSession, provider_session=ProviderSession)
+_PROVIDER_SESSION: Any = UserSession._meta.get_field("provider_session")  # noqa: SLF001 - Django documents _meta
+_SESSION_OF_PROVIDER: Any = ProviderSession._meta.get_field("session")  # noqa: SLF001
+_LIVE_SESSION = Compiled(
+    lambda session_id, user_id, now: (
+        UserSession.objects.live(now=now)
+        .filter(pk=session_id, user_id=user_id)
+        .values_list(*_SESSIONS.columns)
+    ),
+    session_id=UUID(int=1),
+    user_id=UUID(int=2),
+    now=datetime(2000, 1, 1, tzinfo=UTC),
+)
+_USERS = Rows(User)
+_USER = Compiled(
+    lambda user_id: User.objects.filter(pk=user_id).values_list(*_USERS.columns),
+    user_id=UUID(int=1),
+)
+
+
+def find_session_user(user_id: UUID) -> User | None:
+    """Return the user whose id a session contains, or None if there is no such user or the user is suspended."""
+    rows = _USER.rows(user_id=user_id)
+    user: User | None = _USERS.instances(rows[0])[0] if rows else None
+    return user if user is not None and user.is_active else None
 
 
 def end_session(*, session: UserSession, reason: str) -> bool:

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from accounts import limits, services
 from accounts.models import ApiKey, User
 from accounts.oidc import providers, tokens
-from accounts.services import access_tokens
+from accounts.services import access_tokens, sessions
 from accounts.sign_in import browser_sessions
 from lib.problems import Problem
 
@@ -42,6 +42,10 @@ class EmailBackend(ModelBackend):
             User().set_password(password)
             return None
         return user if user.check_password(password) and self.user_can_authenticate(user) else None
+
+    def get_user(self, user_id: Any) -> User | None:
+        """Return the user of a session, or None for a suspended user. Django calls this on every request."""
+        return sessions.find_session_user(user_id)
 
 
 def count_sign_in(request: HttpRequest, email: str) -> None:

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 
 from accounts.models import User
+from accounts.services import sessions
 
 PATH = "accounts.sign_in.backend.ProviderBackend"
 
@@ -30,5 +31,4 @@ class ProviderBackend(OIDCAuthenticationBackend):
 
     def get_user(self, user_id: Any) -> User | None:
         """Return the user of a session, or None for a suspended user. Django calls this on every request."""
-        user = super().get_user(user_id)
-        return user if user is not None and self.user_can_authenticate(user) else None
+        return sessions.find_session_user(user_id)
