@@ -134,8 +134,8 @@ async def test_joining_sockets_miss_no_event_at_any_await(monkeypatch):
 
 
 async def test_control_hub_that_returns_feeds_before_they_listen_loses_events(monkeypatch):
-    async def return_feed_early(hub: Hub, conversation_id: UUID) -> Feed:
-        return hub.feeds.get(conversation_id) or await original(hub, conversation_id)
+    async def return_feed_early(hub: Hub, conversation_id: UUID, after: int) -> Feed:
+        return hub.feeds.get(conversation_id) or await original(hub, conversation_id, after)
 
     original = Hub._feed
     monkeypatch.setattr(Hub, "_feed", return_feed_early)
