@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import socketio
+from engineio.async_drivers.asgi import WebSocket
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from compat.v0 import commands, encoding, handshake
@@ -254,6 +255,21 @@ server = socketio.AsyncServer(
     serializer="default",
     monitor_clients=True,
 )
+
+
+class _QuietEnd(WebSocket):
+    """The library's socket, whose ``wait`` returns None when the client has left, instead of raising an exception.
+
+    The library ends the connection in either case. It would keep the exception together with the objects of the socket
+    until the next garbage collection.
+    """
+
+    async def wait(self) -> Any:
+        message = await self.asgi_receive()
+        return message.get("text") if message["type"] == "websocket.receive" else None
+
+
+server.eio._async = server.eio._async | {"websocket": _QuietEnd}  # noqa: SLF001
 _socketio_app = socketio.ASGIApp(server, socketio_path=PATH)
 _followers: dict[str, Follower] = {}
 """Followers by Socket.IO session. The web client opens two sockets per page and keeps both open."""
@@ -378,7 +394,11 @@ class _SocketGuard:
 
     async def run(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + JOIN_SECONDS
-        await _socketio_app(self.scope, self.receive, self.send)
+        try:
+            await _socketio_app(self.scope, self.receive, self.send)
+        finally:
+            # The library keeps a reference to this object until the next garbage collection.
+            del self.scope, self._receive, self.send_raw
 
     async def send(self, message: Json) -> None:
         """Send a packet of the library. Start the follower after the answer to the client's connect packet.

@@ -142,7 +142,8 @@ class Subscription:
 
     def close(self) -> None:
         """Stop sending, because the reader left or is done. ``when_over`` is not called. Safe to repeat."""
-        self.is_live, self._when_over = False, None
+        # The reader's callbacks refer to the reader, which refers to this subscription.
+        self.is_live, self._push, self._when_over = False, None, None
         if self._sending is not None:
             self._sending.cancel()
 

@@ -82,6 +82,8 @@ class GuardedHttp(HttpToolsProtocol):
         self._is_upgraded = True
         self._stop_timer()
         super().handle_websocket_upgrade()
+        # This object and its parser refer to each other, so both would stay until the next garbage collection.
+        self.parser = None  # type: ignore[assignment]
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

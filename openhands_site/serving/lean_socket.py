@@ -64,6 +64,11 @@ class LeanWebSocket(WebSocketsSansIOProtocol):
             self.transport.write(build_response(400, "bad-handshake", sentence))
         self.transport.close()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the parser too, because its generator and ``conn`` refer to each other until it ends."""
+        super().connection_lost(exc)
+        self.conn.parser.close()
+
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         """Send one message, or several complete frames (``lib.framing``) in one write."""
         if message["type"] == framing.READY:
