@@ -87,6 +87,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
     from openhands_site.asgi import application
     from openhands_site.management.commands.run_web import SOCKET_MESSAGE_BYTES
     from openhands_site.serving.garbage import freeze_loaded
+    from openhands_site.serving.guarded_http import GuardedHttp
     from openhands_site.serving.lean_socket import LeanWebSocket
 
     rooms = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", ping_interval=600)
@@ -140,6 +141,7 @@ def _serve(listener: socket.socket, pipe: Any) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        http=GuardedHttp,
         ws=LeanWebSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES,
         ws_per_message_deflate=False,
