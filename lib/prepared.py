@@ -46,7 +46,12 @@ def fetch(
     with connection.wrap_database_errors:
         cursor = _find_cursor(connection, cursor_class, text, binary_rows)
         try:
-            cursor.execute(text, parameters, binary=binary_rows)
+            try:
+                cursor.execute(text, parameters, binary=binary_rows)
+            except psycopg.errors.FeatureNotSupported:
+                if not _forget_plans(connection.connection):
+                    raise
+                cursor.execute(text, parameters, binary=binary_rows)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         finally:
             cursor.drop_rows()
@@ -55,6 +60,18 @@ def fetch(
         seconds = f"{time.perf_counter() - started:.3f}"
         connection.queries_log.append({"sql": statement, "time": seconds})
     return rows
+
+
+def _forget_plans(link: Any) -> bool:
+    """Discard a connection's prepared statements, so that the failed one can run again; return False in a transaction.
+
+    A statement fails with "cached plan must not change result type" if a migration has changed the type of a column
+    since it was prepared. In a transaction, psycopg discards the statements at the rollback.
+    """
+    if link.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        return False
+    link.execute("DEALLOCATE ALL")
+    return True
 
 
 class _Droppable:

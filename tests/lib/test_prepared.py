@@ -91,3 +91,46 @@ def test_cursors_of_a_closed_connection_are_dropped_at_the_next_statement():
         assert former() is None
     finally:
         wrapper.close()
+
+
+@pytest.fixture
+def changing_table(transactional_db):
+    """A table whose column ``a`` gets another type, by another connection, when the fixture is called."""
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("CREATE TABLE changing (a varchar(10))")
+        cursor.execute("INSERT INTO changing VALUES ('x')")
+
+    def change():
+        with other.cursor() as cursor:
+            cursor.execute("ALTER TABLE changing ALTER a TYPE varchar(20)")
+
+    yield change
+    with other.cursor() as cursor:
+        cursor.execute("DROP TABLE changing")
+    other.close()
+
+
+STATEMENT = "SELECT a FROM changing WHERE a = %(a)s"
+
+
+def test_statement_runs_after_a_migration_changed_the_type_of_a_column(changing_table):
+    for _ in range(4):  # psycopg has prepared it then
+        assert prepared.fetch(STATEMENT, {"a": "x"}) == [("x",)]
+
+    changing_table()
+
+    for _ in range(4):
+        assert prepared.fetch(STATEMENT, {"a": "x"}) == [("x",)]
+
+
+def test_changed_type_fails_one_transaction_only(changing_table):
+    for _ in range(4):
+        prepared.fetch(STATEMENT, {"a": "x"})
+
+    changing_table()
+
+    with pytest.raises(DatabaseError, match="cached plan"), transaction.atomic():
+        prepared.fetch(STATEMENT, {"a": "x"})
+    with transaction.atomic():
+        assert prepared.fetch(STATEMENT, {"a": "x"}) == [("x",)]
