@@ -2,9 +2,10 @@
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.db import connection, connections
 from procrastinate.contrib.django.models import ProcrastinateJob
@@ -62,6 +63,14 @@ def wsgi_application(monkeypatch):
     from openhands_site.wsgi import application
 
     return application
+
+
+@pytest.fixture
+async def closed_connections() -> AsyncIterator[None]:
+    """Close the connections of the threads that a test's coroutines used, so that its tables can be emptied."""
+    yield
+    await sync_to_async(connections.close_all)()
+    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture(autouse=True)

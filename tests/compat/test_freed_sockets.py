@@ -8,14 +8,12 @@ import pytest
 import uvicorn
 import websockets
 from asgiref.sync import sync_to_async
-from django.db import connections
 
 from accounts import services as accounts
 from compat.v0.sockets import Follower
 from compat.v1.sockets import V1EventsConsumer
 from conversations import services
 from conversations.models import Lease
-from conversations.realtime import threads
 from conversations.realtime.socket import ConversationConsumer
 from conversations.realtime.subscription import Subscription
 from openhands_site.asgi import application
@@ -24,7 +22,10 @@ from openhands_site.serving.lean_socket import LeanWebSocket
 from tests.conversations.conftest import ingest, make_frame
 from tests.waiting import wait_until_async
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("closed_connections"),
+]
 OBJECTS = (
     GuardedHttp,
     LeanWebSocket,
@@ -38,13 +39,6 @@ PATHS = {
     "V0": "/socket.io/?EIO=4&transport=websocket&conversation_id={}&latest_event_id=-1",
     "V1": "/sockets/events/{}?resend_all=true",
 }
-
-
-@pytest.fixture(autouse=True)
-async def _close():
-    yield
-    await sync_to_async(connections.close_all)()
-    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture

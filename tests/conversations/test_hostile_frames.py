@@ -6,21 +6,15 @@ import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
-from django.db import connections
 
 from compat.v0 import sockets
 from conversations import services
-from conversations.realtime import threads
 from openhands_site.asgi import application
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-async def _close():
-    yield
-    await sync_to_async(connections.close_all)()
-    threads.POOL._pool.submit(connections.close_all).result()
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("closed_connections"),
+]
 
 
 @pytest.fixture

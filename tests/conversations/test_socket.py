@@ -9,14 +9,12 @@ import uvicorn
 import websockets
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
-from django.db import connections
 from django.test import Client
 from uvicorn.protocols.utils import ClientDisconnected
 
 from accounts import services as accounts
 from conversations import services
 from conversations.models import Lease
-from conversations.realtime import threads
 from conversations.realtime.hub import get_hub
 from conversations.realtime.socket import REASONS
 from openhands_site.asgi import application
@@ -24,14 +22,10 @@ from openhands_site.serving.lean_socket import LeanWebSocket
 from tests.conversations.conftest import make_frame
 from tests.waiting import wait_until_async
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-async def _close():
-    yield
-    await sync_to_async(connections.close_all)()
-    threads.POOL._pool.submit(connections.close_all).result()
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("closed_connections"),
+]
 
 
 @pytest.fixture

@@ -8,25 +8,19 @@ from uuid import uuid4
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
-from django.db import connections
 
 from accounts import services as accounts
 from compat.v1 import sockets
 from conversations import services
 from conversations.models import Lease
-from conversations.realtime import threads
 from openhands_site.asgi import application
 from tests.conversations.conftest import ingest, make_frame, make_status_frame
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("closed_connections"),
+]
 MESSAGE = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
-
-
-@pytest.fixture(autouse=True)
-async def _close_connections():
-    yield
-    await sync_to_async(connections.close_all)()
-    threads.POOL._pool.submit(connections.close_all).result()
 
 
 @pytest.fixture
