@@ -1,8 +1,10 @@
 """The page ``/device``, on which a person approves or denies a program."""
 
 import pytest
+import time_machine
 from django.core.cache import cache
 from django.test import Client
+from django.utils import timezone
 
 from accounts.models import AuditEntry, DeviceGrant, Membership
 from accounts.services import devices, organizations
@@ -130,9 +132,12 @@ def test_role_with_none_of_the_requested_scopes_cannot_approve(alice, charlie):
 def test_eleventh_unknown_code_of_a_user_is_429(alice, charlie, codes):
     client = open_browser(alice)
 
-    statuses = [client.get("/device", {"user_code": "BBBB-BBBB"}).status_code for _ in range(11)]
+    # The clock is stopped, so that the window of the limit does not end in the middle.
+    with time_machine.travel(timezone.now(), tick=False):
+        pages = [client.get("/device", {"user_code": "BBBB-BBBB"}) for _ in range(11)]
+        response = client.get("/device", {"user_code": codes.user_code})
 
-    response = client.get("/device", {"user_code": codes.user_code})
+    statuses = [page.status_code for page in pages]
     assert statuses == [404] * 10 + [429]
     assert response.status_code == 429
     assert int(response.headers["Retry-After"]) > 0

@@ -20,7 +20,8 @@ def claim(owner, limit=10):
 
 
 def expire_manager(owner):
-    LiveManager.objects.filter(owner=owner).update(expires_at=timezone.now() - timedelta(seconds=1))
+    # Well before the start of the test's transaction, which is the present time to PostgreSQL.
+    LiveManager.objects.filter(owner=owner).update(expires_at=timezone.now() - timedelta(hours=1))
 
 
 @pytest.fixture
